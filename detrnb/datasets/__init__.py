@@ -1,0 +1,1 @@
+"""Data sets in COCO layout: made (`toy`), read (`coco`) and transformed (`transforms`)."""
