@@ -1,0 +1,35 @@
+# What one can type here; `make` alone lists it. Needs make and Python 3.11 or newer.
+PYTHON ?= python3
+VENV   ?= .venv
+
+# The environment holds the dependencies only; the code is this checkout's.
+export PYTHONPATH := $(CURDIR)
+export PYTHONNOUSERSITE := 1
+
+INTERPRETER = "$(VENV)/bin/python"
+
+.PHONY: help env workbook test lab python
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
+	  while IFS='|' read -r target text; do printf '%-15s %s\n' "$$target" "$$text"; done
+
+env:  ## the Python environment, in .venv or VENV=elsewhere; the others make it as needed
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "there is no $(PYTHON) here; name one: make env PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c "import sys; v = tuple(sys.version_info[:3]); sys.exit(None if v >= (3, 11) \
+	  else 'detrnb needs Python 3.11 or newer, $(PYTHON) is %d.%d.%d; name a newer one: make env PYTHON=python3.12' % v)"
+	@"$(PYTHON)" tools/environment.py "$(VENV)"
+
+workbook: env  ## run every notebook and write runs/workbook/index.html; SMOKE=1: in about a minute
+	@$(INTERPRETER) -m detrnb.workbook $(if $(SMOKE),--smoke)
+
+test: env  ## ruff, then every test, each notebook in smoke mode among them
+	@$(INTERPRETER) -m ruff check --quiet detrnb notebooks tests bench tools
+	@$(INTERPRETER) -m pytest
+
+lab: env  ## JupyterLab in notebooks/
+	@$(INTERPRETER) -m jupyterlab --notebook-dir=notebooks
+
+python: env  ## print the environment's interpreter (make -s python)
+	@$(INTERPRETER) -c 'import sys; print(sys.executable)'

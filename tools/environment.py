@@ -1,0 +1,150 @@
+"""Make the environment that the Makefile's targets run in: `environment.py VENV`.
+
+It holds the dependencies only. The Makefile puts the checkout on PYTHONPATH, so a second
+clone can share an environment and still import its own code. A stamp inside, named by the
+content of the pins, says that the environment is whole; changed pins bring it up to date.
+
+Uses the standard library alone: nothing is installed yet when it runs.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Measured on Linux with torch's CUDA libraries: the environment, and pip's downloads beside it.
+INSTALLED_GB = 5.6
+NEEDED_GB = 9
+
+
+def requirements(root: Path) -> list[str]:
+    """Dependencies of pyproject.toml with all its extras."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    return [*project["dependencies"], *(name for extra in extras for name in extra)]
+
+
+def environment_key(root: Path) -> str:
+    """Short hash of all that decides what gets installed; times mean nothing after a clone."""
+    parts = [*requirements(root), (root / "constraints.txt").read_text()]
+    parts += [sys.version, platform.machine()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def python_version_of(venv: Path) -> str | None:
+    """Version that an environment was made with, None where there is no environment."""
+    config = venv / "pyvenv.cfg"
+    if not config.exists():
+        return None
+    pairs = (line.split("=", 1) for line in config.read_text().splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, value in pairs}.get("version")
+
+
+def create(venv: Path) -> None:
+    """Create an empty environment; a folder that is not ours is never cleared."""
+    begun = venv / ".detrnb"
+    if venv.exists() and not begun.exists() and any(venv.iterdir()):
+        sys.exit(f"{venv} holds other things; name an empty folder: make env VENV=...")
+    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+        sys.exit(
+            f"{sys.executable} lacks the venv module; on Debian and Ubuntu: "
+            f"apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+        )
+    free = shutil.disk_usage(venv.parent).free / 1e9
+    if free < NEEDED_GB:
+        sys.exit(
+            f"the environment needs {NEEDED_GB} GB of disk, {venv.parent} has {free:.1f} GB free; "
+            "make room or name another place: make env VENV=..."
+        )
+    venv.mkdir(exist_ok=True)
+    begun.touch()
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", "--clear", venv], capture_output=True, text=True
+    )
+    if made.returncode:
+        sys.exit(f"could not create {venv}: {last_line(made.stdout + made.stderr)}")
+    begun.touch()
+
+
+def last_line(output: str) -> str:
+    """The line of a failed command's output that says most: its last error, or its last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no output"]
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines)[-1].removeprefix("ERROR: ")
+
+
+def install(venv: Path, root: Path) -> None:
+    """Install the pinned dependencies; pip's own output goes to a file."""
+    log = venv / "pip.log"
+    # pip unpacks where TMPDIR says; a small /tmp in memory would not hold torch.
+    scratch = venv / "tmp"
+    scratch.mkdir(exist_ok=True)
+    command = [venv / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check"]
+    command += ["--progress-bar", "off", "-c", root / "constraints.txt", *requirements(root)]
+    try:
+        with log.open("w") as file:
+            pip = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, "TMPDIR": str(scratch)},
+            )
+            for line in pip.stdout:
+                file.write(line)
+                if line.startswith("Installing collected packages"):
+                    tell("downloaded; now unpacking ...")
+        if pip.wait():
+            sys.exit(f"pip could not install the packages: {last_line(log.read_text())} ({log})")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def tell(message: str) -> None:
+    """Progress goes to stderr: stdout belongs to `make -s python`."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def ensure(venv: Path, root: Path = ROOT) -> None:
+    """Make or update the environment unless its stamp says that it is whole.
+
+    Args:
+        venv: folder of the environment, made if missing.
+        root: the checkout whose pins hold.
+    """
+    stamp = venv / f".detrnb-{environment_key(root)}"
+    if stamp.exists():
+        return
+    try:
+        venv.parent.mkdir(parents=True, exist_ok=True)
+        with (venv.parent / f"{venv.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once: the second one waits and finds it
+            if not stamp.exists():
+                build(venv, root, stamp)
+    except OSError as error:
+        sys.exit(f"could not make the environment {venv}: {error}")
+
+
+def build(venv: Path, root: Path, stamp: Path) -> None:
+    """Do what `ensure` promises, once the lock is held."""
+    tell(f"making the environment {venv}: {INSTALLED_GB} GB, 2 to 4 minutes, once ...")
+    if python_version_of(venv) != platform.python_version():
+        create(venv)
+    for outdated in venv.glob(".detrnb-*"):
+        outdated.unlink()
+    install(venv, root)
+    stamp.touch()
+    tell("environment ready")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: environment.py VENV")
+    ensure(Path(sys.argv[1]).absolute())
