@@ -1,0 +1,299 @@
+"""A run folder on disk: its name, settings, log and provenance; no torch here.
+
+``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
+provenance.json, last.pt, best.pt and figures/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:  # matplotlib is slow to import, and only the caller of save_figure needs it
+    from matplotlib.figure import Figure
+
+COCO_METRICS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
+ABSENT = "(absent)"
+PACKAGES = ("torch", "torchvision", "detrnb", "timm", "accelerate", "numpy")
+
+
+def project_root() -> Path:
+    """The clone's top folder, seen from any folder inside it; else the current folder.
+
+    JupyterLab and papermill start in notebooks/. A package installed without a clone, as on
+    Colab, works in the current folder.
+    """
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if _is_project(folder)), here)
+
+
+def _is_project(folder: Path) -> bool:
+    return (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir()
+
+
+def run_name(preset: str, variant: str, seed: int, settings: Mapping[str, object]) -> str:
+    """Name a run so that equal settings give equal names, such as ``toy-detr-s0-1a2b3c4d``.
+
+    Args:
+        settings: What the hash covers; the order of keys does not matter.
+
+    Raises:
+        ValueError: A preset or variant that cannot be part of a folder's name.
+    """
+    for part in (preset, variant):
+        if not re.fullmatch(r"\w[\w.+-]*", part):
+            raise ValueError(f"{part!r} cannot be part of a run's name; use letters, digits, ._+-")
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=_plain)
+    return f"{preset}-{variant}-s{seed}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+
+def _plain(value: object) -> object:
+    """What json cannot write by itself: numpy and torch values, paths."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r}")
+
+
+class RunFolder:
+    """The files of one run. Making the object touches no file; ``create`` does."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.log_path = self.path / "log.txt"
+        self.provenance_path = self.path / "provenance.json"
+        self.last = self.path / "last.pt"
+        self.best = self.path / "best.pt"
+        self.figures = self.path / "figures"
+
+    def create(self, config: Mapping[str, object]) -> RunFolder:
+        """Make the folder and write config.json, replacing one that is there."""
+        self.figures.mkdir(parents=True, exist_ok=True)
+        _write_json(self.config_path, config)
+        return self
+
+    def read_config(self) -> dict:
+        """The settings of the run; a ValueError names a file that is missing or not JSON."""
+        return _read_json(self.config_path)
+
+    def write_provenance(self, provenance: Mapping[str, object]) -> None:
+        _write_json(self.provenance_path, provenance)
+
+    def read_provenance(self) -> dict:
+        """What is known of how the run was made; empty before the first write."""
+        return _read_json(self.provenance_path) if self.provenance_path.exists() else {}
+
+    def append_log(self, line: Mapping[str, object]) -> None:
+        """Add one epoch, keys in the order given, wholly or not at all.
+
+        NaN and infinities are written as ``NaN`` and ``Infinity``, as in the reference's logs.
+        """
+        data = (json.dumps(line, default=_plain) + "\n").encode()
+        self.repair_log()
+        with open(self.log_path, "ab", buffering=0) as file:
+            start = file.tell()
+            written = file.write(data)
+            if written != len(data):  # a full disk takes part of a line
+                file.truncate(start)
+                raise OSError(f"{self.log_path}: {written} of {len(data)} bytes fit; disk full?")
+            os.fsync(file.fileno())
+
+    def read_log(self) -> list[dict]:
+        """The run's epochs so far; none before the first is finished."""
+        return read_log(self.log_path) if self.log_path.exists() else []
+
+    def repair_log(self) -> int:
+        """Cut a line torn by a crash off the log's end, so that appending goes on cleanly.
+
+        Returns:
+            Number of bytes cut off, 0 for a sound log.
+        """
+        data = self.log_path.read_bytes() if self.log_path.exists() else b""
+        tail = data[data.rfind(b"\n") + 1 :]
+        if not tail:
+            return 0
+        cut = len(tail) if _is_torn(tail) else 0
+        if cut:
+            os.truncate(self.log_path, len(data) - cut)
+        else:  # a whole line that lacks only its end
+            self.log_path.write_bytes(data + b"\n")
+        return cut
+
+
+def read_log(path: str | os.PathLike[str]) -> list[dict]:
+    """Read a log of JSON lines, leaving out a last line that a crash cut short.
+
+    Args:
+        path: A run folder or a log file.
+
+    Raises:
+        ValueError: There is no such file, or a line is not a JSON object; names file and line.
+    """
+    path = Path(path)
+    path = path / "log.txt" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"no log at {path}: give a run folder with a log.txt, or a log file")
+    lines = path.read_bytes().split(b"\n")
+    if _is_torn(lines[-1]):
+        lines.pop()
+    return [
+        _parse_object(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def _is_torn(tail: bytes) -> bool:
+    """Whether what follows the last line end is unfinished: without its brace it never parses."""
+    try:
+        _parse_object(tail, "")
+    except ValueError:
+        return bool(tail.strip())
+    return False
+
+
+def _parse_object(data: bytes, where: str) -> dict:
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error}); found {data[:60]!r}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def log_table(lines: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """One row an epoch, with the COCO numbers also as columns AP, AP50, ... ARl.
+
+    An epoch logged twice, as after a re-run into the same file, keeps its last line. A COCO number
+    of -1 means "no ground truth of that size" and becomes NaN, so that no mean takes it in.
+
+    Args:
+        lines: As from ``read_log``; a line without ``epoch`` counts by its position.
+    """
+    rows = {}
+    for position, line in enumerate(lines):
+        named = zip(COCO_METRICS, line.get("test_coco_eval_bbox", ()), strict=False)
+        numbers = {name: float("nan") if value == -1 else value for name, value in named}
+        rows[line.get("epoch", position)] = {**line, **numbers}
+    index = pd.Index(list(rows), name="epoch", dtype="int64")
+    return pd.DataFrame(list(rows.values()), index=index).drop(columns="epoch", errors="ignore")
+
+
+def config_differences(
+    old: Mapping[str, object], new: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
+    """Settings that differ, as dotted key to (old, new); ``ABSENT`` where one side lacks the key.
+
+    Compared as JSON would keep them: a tuple equals a list of the same values.
+    """
+    before, after = (_flat(json.loads(json.dumps(c, default=_plain))) for c in (old, new))
+    pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in {**before, **after}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    leaves = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            leaves |= _flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def provenance() -> dict[str, object]:
+    """What this process can tell about itself: versions, commit, machine, start time.
+
+    Never raises; what cannot be had is None.
+    """
+    root = project_root()
+    # Outside a clone the current folder may lie in somebody else's repository.
+    commit = _git(root, "rev-parse", "HEAD") if _is_project(root) else None
+    changes = _git(root, "status", "--porcelain") if commit else None
+    return {
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "git_commit": commit,
+        "git_dirty": None if changes is None else bool(changes),
+        "platform": platform.platform(),
+        "cpu_count": _cpu_count(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_count() -> int | None:
+    """Cores this process may use, which in a container are fewer than the machine has."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity
+        return os.cpu_count()
+
+
+def save_figure(figure: Figure, name: str, *, smoke: bool = False) -> Path:
+    """Save a notebook's named picture as PNG, the same bytes for the same picture.
+
+    Args:
+        name: Number of the notebook and a word or two, such as ``01_detections``.
+        smoke: Keep the committed picture; write below runs/smoke_figures/ instead of figures/.
+
+    Raises:
+        ValueError: A name of another form.
+    """
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
+        raise ValueError(f"figure name {name!r} should look like '01_detections', without '.png'")
+    folder = project_root() / ("runs/smoke_figures" if smoke else "figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    metadata_free = {"Software": None}  # else matplotlib's version is part of the bytes
+    figure.savefig(path, dpi=110, facecolor="white", bbox_inches="tight", metadata=metadata_free)
+    return path
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Replace the file in one step, so that a reader or a crash never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, default=_plain)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: is {path.parent} a run folder?")
+    return _parse_object(path.read_bytes(), str(path))
