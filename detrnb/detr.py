@@ -1,0 +1,227 @@
+"""DETR: backbone, transformer and prediction heads; building, loading, post-processing.
+
+Source: Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, and the reference's
+`models/detr.py`. Official checkpoints load with `strict=True`.
+"""
+
+import importlib
+import zlib
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import MultiheadAttention
+from .backbone import Backbone, PositionEmbeddingSine
+from .boxes import cxcywh_to_xyxy
+from .config import ModelConfig
+from .criterion import SetCriterion
+from .matcher import HungarianMatcher
+from .registry import resolve
+from .transformer import Transformer
+
+
+class MLP(nn.Module):
+    """Three linear layers with ReLU between; the box head."""
+
+    def __init__(self, d_model: int, num_outputs: int) -> None:
+        super().__init__()
+        sizes = [(d_model, d_model), (d_model, d_model), (d_model, num_outputs)]
+        self.layers = nn.ModuleList(nn.Linear(*size) for size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., num_outputs)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class DETR(nn.Module):
+    """The detector. `build_detr` makes one from a config."""
+
+    def __init__(
+        self, backbone: Backbone, transformer: Transformer, d_model: int, num_classes: int, num_queries: int
+    ) -> None:
+        super().__init__()
+        # The reference joins network and position embedding in a Sequential; names follow it.
+        self.backbone = nn.ModuleList([backbone, PositionEmbeddingSine(d_model)])
+        self.input_proj = nn.Conv2d(backbone.body.num_channels, d_model, kernel_size=1)
+        self.query_embed = nn.Embedding(num_queries, d_model)
+        self.transformer = transformer
+        self.class_embed = nn.Linear(d_model, num_classes + 1)
+        self.bbox_embed = MLP(d_model, 4)
+
+    def normalize(self, images: Tensor, padding_mask: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 -> float as the backbone expects; padding becomes 0."""
+        body = self.backbone[0].body
+        mean = torch.tensor(body.mean, device=images.device)[:, None, None]
+        std = torch.tensor(body.std, device=images.device)[:, None, None]
+        normalized = (images.float() / 255 - mean) / std
+        return normalized.masked_fill(padding_mask[:, None], 0.0)
+
+    def forward(
+        self, images: Tensor | None, padding_mask: Tensor, features: Tensor | None = None
+    ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
+        """Detect objects.
+
+        Args:
+            images: (B, 3, H, W) float, normalised. None where `features` are given.
+            padding_mask: (B, H, W) bool, True on padding.
+            features: (B, C, H/stride, W/stride), what the (frozen) backbone made of the images.
+
+        Returns:
+            `pred_logits` (B, Q, num_classes + 1), `pred_boxes` (B, Q, 4) cxcywh as shares of the
+            unpadded image, and `aux_outputs`: the same two of every earlier decoder layer.
+        """
+        backbone, position_embedding = self.backbone
+        if features is None:
+            features = backbone(images)
+        # Nearest interpolation keeps cell (0, 0) valid, so no image is wholly masked.
+        mask = F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()
+        src = self.input_proj(features)
+        pos = position_embedding(mask).to(src.dtype)
+        decoded, _ = self.transformer(
+            src.flatten(2).transpose(1, 2),
+            mask.flatten(1),
+            self.query_embed.weight,
+            pos.flatten(2).transpose(1, 2),
+        )
+        layers = [
+            {"pred_logits": logits, "pred_boxes": boxes}
+            for logits, boxes in zip(
+                self.class_embed(decoded), self.bbox_embed(decoded).sigmoid(), strict=True
+            )
+        ]
+        return {**layers[-1], "aux_outputs": layers[:-1]}
+
+
+def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
+    """Build the model a config describes, with fresh weights drawn from torch's global seed.
+
+    Every parameter is drawn from a stream of its own, named by the parameter: for one seed, models
+    that differ in a part have equal initial weights in all others. No file or network is read.
+
+    Raises:
+        ValueError: unknown backbone or a stride it does not have.
+    """
+    seed = int(torch.randint(2**62, ()))
+    parts = {variant.part: variant for variant in resolve(config.variant)}
+
+    def make(part: str, *args: object, **kwargs: object) -> nn.Module:
+        module, name = parts[part].target.split(":")
+        options = config.variant_options(parts[part].name)
+        return getattr(importlib.import_module(module), name)(*args, **kwargs, **options)
+
+    replacements = {}
+    if "encoder_attention" in parts:
+        replacements["make_attention"] = lambda layer: make(
+            "encoder_attention",
+            config.d_model,
+            config.num_heads,
+            config.dropout,
+        )
+    if "encoder" in parts:
+        replacements["make_encoder"] = lambda layers: make(
+            "encoder", layers, config.d_model, config.pre_norm
+        )
+    transformer = Transformer(
+        d_model=config.d_model,
+        num_heads=config.num_heads,
+        num_encoder_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        dim_feedforward=config.dim_feedforward,
+        dropout=config.dropout,
+        pre_norm=config.pre_norm,
+        **replacements,
+    )
+    backbone = Backbone(config.backbone, config.stride, config.dilation, train_backbone)
+    model = DETR(backbone, transformer, config.d_model, config.num_classes, config.num_queries)
+    _initialize(model, seed)
+    return model
+
+
+@torch.no_grad()
+def _initialize(model: DETR, seed: int) -> None:
+    """The reference's initialisation, each tensor from a stream named after it.
+
+    Transformer: Xavier-uniform matrices, attention biases 0. Heads, projection and all other
+    biases: torch's defaults. Queries: N(0, 1). A variant's own parameters stay as it made them.
+    """
+    for path, module in model.named_modules():
+        if path.startswith("backbone") and not isinstance(module, nn.Conv2d):
+            continue
+        generator = torch.Generator().manual_seed(seed ^ zlib.crc32(path.encode()))
+        if isinstance(module, MultiheadAttention):
+            nn.init.xavier_uniform_(module.in_proj_weight, generator=generator)
+            nn.init.zeros_(module.in_proj_bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, generator=generator)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            if path.startswith("backbone"):  # only kept where no pretrained weights are loaded
+                nn.init.kaiming_normal_(
+                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+                )
+            elif path.startswith("transformer"):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+            else:
+                nn.init.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            if path.endswith("out_proj"):
+                nn.init.zeros_(module.bias)
+            elif module.bias is not None:
+                nn.init.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+
+
+def build_criterion(config: ModelConfig) -> SetCriterion:
+    """The losses a config describes: `criterion(outputs, targets)`, `.weight_dict`."""
+    return SetCriterion(
+        HungarianMatcher(config.cost_class, config.cost_bbox, config.cost_giou),
+        config.num_classes,
+        config.eos_coef,
+        {
+            "loss_ce": config.weight_ce,
+            "loss_bbox": config.weight_bbox,
+            "loss_giou": config.weight_giou,
+        },
+        config.num_decoder_layers,
+    )
+
+
+@torch.no_grad()
+def postprocess(outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
+    """Detections in pixels (reference: models/detr.py, PostProcess). All queries are kept.
+
+    Args:
+        outputs: the model's dict.
+        sizes: (B, 2) height and width of each image in pixels.
+
+    Returns:
+        Per image `scores` (Q,), `labels` (Q,), the best class but no-object, and `boxes` (Q, 4)
+        xyxy in pixels.
+    """
+    scores, labels = outputs["pred_logits"].float().softmax(-1)[..., :-1].max(-1)
+    height, width = sizes.to(scores.device).unbind(1)
+    scale = torch.stack([width, height, width, height], dim=1)[:, None]
+    boxes = cxcywh_to_xyxy(outputs["pred_boxes"].float()) * scale
+    return [
+        {"scores": s, "labels": c, "boxes": b}
+        for s, c, b in zip(scores, labels, boxes, strict=True)
+    ]
+
+
+def load_weights(model: DETR, path: str | Path) -> None:
+    """Load a model's weights, all of them: a checkpoint of ours or an official one, or a state dict.
+
+    Raises:
+        ValueError: no such file, or its tensors are not this model's; names the first few.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weights at {path}: expected a checkpoint such as a run's best.pt")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("model", state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {path} do not fit this model: {error}") from error
