@@ -22,7 +22,7 @@ env:  ## the Python environment, in .venv or VENV=elsewhere; the others make it 
 	@"$(PYTHON)" tools/environment.py "$(VENV)"
 
 workbook: env  ## run every notebook and write runs/workbook/index.html; SMOKE=1: in about a minute
-	@$(INTERPRETER) -m detrnb.workbook $(if $(SMOKE),--smoke)
+	@$(INTERPRETER) -m detrnb.workbook $(if $(filter-out 0,$(SMOKE)),--smoke)
 
 test: env  ## ruff, then every test, each notebook in smoke mode among them
 	@$(INTERPRETER) -m ruff check --quiet detrnb notebooks tests bench tools

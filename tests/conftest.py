@@ -1,0 +1,8 @@
+"""Settings that every test shares."""
+
+import os
+
+# Before any test imports matplotlib: no window, whatever the machine has.
+os.environ["MPLBACKEND"] = "Agg"
+# A test that reaches for weights or data on a hub fails at once instead of hanging.
+os.environ["HF_HUB_OFFLINE"] = "1"
