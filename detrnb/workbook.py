@@ -193,7 +193,7 @@ def _card(executed: Path, root: Path) -> str:
 _INDEX = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>detrnb workbook</title><style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 1rem }}
 article {{ border-top: 1px solid #8888; padding: .5rem 0 1rem }}
 h2 {{ margin: .5rem 0 0; font-size: 1.2rem }} p {{ margin: .2rem 0 .6rem; opacity: .8 }}
 img {{ height: 9rem; max-width: 100%; object-fit: contain; background: white; margin: 0 .5rem 0 0 }}

