@@ -220,7 +220,7 @@ def _select(sources: list[Path], only: str | None) -> list[Path]:
     chosen = [source for source in sources if source.name.startswith(only or "")]
     if not chosen:
         known = ", ".join(source.stem for source in sources) or "none"
-        raise ValueError(f"no notebook begins with {only!r}; known: {known}")
+        raise ValueError(f"no notebook begins with {only or 'two digits'!r}; known: {known}")
     return chosen
 
 

@@ -135,8 +135,10 @@ def ensure(venv: Path, root: Path = ROOT) -> None:
 
 def build(venv: Path, root: Path, stamp: Path) -> None:
     """Do what `ensure` promises, once the lock is held."""
-    tell(f"making the environment {venv}: {INSTALLED_GB} GB, 2 to 4 minutes, once ...")
-    if python_version_of(venv) != platform.python_version():
+    if python_version_of(venv) == platform.python_version():
+        tell(f"bringing the environment {venv} up to date ...")
+    else:
+        tell(f"making the environment {venv}: {INSTALLED_GB} GB, 2 to 4 minutes, once ...")
         create(venv)
     for outdated in venv.glob(".detrnb-*"):
         outdated.unlink()
