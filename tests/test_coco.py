@@ -1,0 +1,189 @@
+"""Reading a data set in COCO layout."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from detrnb.datasets.coco import CocoDataset, collate, data_paths, fingerprint
+from detrnb.datasets.transforms import EvalTransform, TrainTransform
+
+AS_IT_IS = EvalTransform(size=None)
+SIZES = {4: (40, 30), 9: (32, 50), 2: (24, 24)}  # image id -> width, height
+BOXES = [  # image id, category id, bbox, iscrowd
+    (4, 7, [10, 5, 20, 10], 0),
+    (9, 2, [0, 0, 16, 25], 0),
+    (4, 2, [30, 20, 50, 50], 0),  # reaches out of the image
+    (4, 2, [1, 1, 9, 9], 1),
+    (4, 5, [3, 3, 0, 4], 0),
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three images: id 4 with boxes of all kinds, 9 with one, 2 with none."""
+    images = tmp_path / "train2017"
+    images.mkdir()
+    (tmp_path / "annotations").mkdir()
+    for number, (image_id, size) in enumerate(SIZES.items()):
+        mode = ("RGB", "L", "P")[number]
+        Image.new(mode, size, 100).save(images / f"{image_id}é.png")
+    write(tmp_path, {})
+    return tmp_path
+
+
+def write(root, changes):
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}é.png", "width": w, "height": h}
+            for i, (w, h) in SIZES.items()
+        ],
+        "annotations": [
+            {"id": n, "image_id": i, "category_id": c, "bbox": box, "iscrowd": crowd}
+            for n, (i, c, box, crowd) in enumerate(BOXES)
+        ],
+        "categories": [{"id": i, "name": f"class {i}"} for i in (7, 2, 5)],
+    }
+    content = {k: v for k, v in (content | changes).items() if v is not None}
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+
+
+def read(root, transform=AS_IT_IS, **settings):
+    return CocoDataset(*data_paths(root, "train2017"), transform, **settings)
+
+
+def test_dataset_gives_normalised_boxes_and_sizes(root):
+    dataset = read(root)
+    assert dataset.image_ids.tolist() == [2, 4, 9]
+    image, target = dataset[1]
+    assert image.shape == (3, 30, 40) and image.dtype == torch.uint8
+    expected = [[0.5, 10 / 30, 0.5, 10 / 30], [35 / 40, 25 / 30, 0.25, 10 / 30]]
+    torch.testing.assert_close(target["boxes"], torch.tensor(expected))
+    assert target["labels"].tolist() == [2, 0] and target["labels"].dtype == torch.int64
+    assert (target["image_id"], target["orig_size"], target["size"]) == (4, (30, 40), (30, 40))
+
+
+def test_dataset_keeps_images_without_boxes(root):
+    image, target = read(root)[0]
+    assert image.shape == (3, 24, 24)
+    assert target["boxes"].shape == (0, 4) and target["boxes"].dtype == torch.float32
+    assert target["labels"].shape == (0,) and target["labels"].dtype == torch.int64
+
+
+def test_dataset_labels_are_contiguous_or_raw(root):
+    dataset = read(root)
+    assert dataset.category_ids == (2, 5, 7) and dataset.num_classes == 3
+    assert dataset.class_names == ("class 2", "class 5", "class 7")
+    raw = read(root, contiguous=False)
+    assert raw.category_ids == tuple(range(8)) and raw.num_classes == 8
+    assert raw.class_names[1:3] == ("N/A", "class 2")
+    assert raw[1][1]["labels"].tolist() == [7, 2]
+
+
+def test_dataset_size_follows_the_transform(root):
+    _, target = read(root, EvalTransform(size=60, max_size=1000))[1]
+    assert (target["orig_size"], target["size"]) == ((30, 40), (60, 80))
+    torch.testing.assert_close(target["boxes"][0], torch.tensor([0.5, 1 / 3, 0.5, 1 / 3]))
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone(root):
+    transform = TrainTransform(tuple(range(20, 60)), None, crop=(10, 30), crop_sizes=(30, 40))
+
+    def shapes(dataset, epoch, order):
+        dataset.set_epoch(epoch)
+        seen = {i: (dataset[i][1]["size"], dataset[i][1]["boxes"].tolist()) for i in order}
+        return [seen[i] for i in (0, 1, 2)]
+
+    first = shapes(read(root, transform), 3, (0, 1, 2))
+    assert shapes(read(root, transform), 3, (2, 0, 1)) == first
+    assert shapes(read(root, transform), 4, (0, 1, 2)) != first
+    assert shapes(read(root, transform, seed=1), 3, (0, 1, 2)) != first
+
+
+def test_workers_that_live_on_see_the_next_epoch(root):
+    transform = TrainTransform(tuple(range(20, 60)), None, crop=None)
+    dataset = read(root, transform)
+    loader = DataLoader(
+        dataset, num_workers=1, persistent_workers=True, collate_fn=collate, batch_size=3
+    )
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        (_, _, targets) = next(iter(loader))
+        assert [t["size"] for t in targets] == [dataset[i][1]["size"] for i in range(3)]
+
+
+def test_collate_pads_bottom_right_and_masks_padding(root):
+    dataset = read(root)
+    images, padding_mask, targets = collate([dataset[1], dataset[2]])
+    assert images.shape == (2, 3, 50, 40) and images.dtype == torch.uint8
+    assert padding_mask.shape == (2, 50, 40) and padding_mask.dtype == torch.bool
+    assert not padding_mask[0, :30, :40].any() and padding_mask[0, 30:].all()
+    assert not padding_mask[1, :, :32].any() and padding_mask[1, :, 32:].all()
+    assert (images[0, :, 30:] == 0).all() and torch.equal(images[0, :, :30], dataset[1][0])
+    assert [t["image_id"] for t in targets] == [4, 9]
+
+
+@pytest.mark.parametrize("key", ["images", "categories", "annotations"])
+def test_annotations_without_list_are_refused(root, key):
+    write(root, {key: None})
+    with pytest.raises(ValueError, match=f"instances_train2017.json has no list '{key}'"):
+        read(root)
+
+
+def test_malformed_annotation_is_named(root):
+    bad = {"id": 71, "image_id": 4, "category_id": 3, "bbox": [0, 0, 5, 5]}
+    write(root, {"annotations": [bad]})
+    with pytest.raises(ValueError, match=r"instances_train2017.json: annotation 71 .*KeyError: 3"):
+        read(root)
+    write(root, {"annotations": [bad | {"category_id": 2, "bbox": [0, 0, 5]}]})
+    with pytest.raises(ValueError, match=r"annotation 71 is malformed"):
+        read(root, contiguous=False)
+
+
+def test_annotations_that_are_no_json_or_missing_are_named(root):
+    images, annotations = data_paths(root, "train2017")
+    annotations.write_text('{"images": [')
+    with pytest.raises(ValueError, match=r"instances_train2017.json is not JSON"):
+        CocoDataset(images, annotations, AS_IT_IS)
+    annotations.unlink()
+    with pytest.raises(ValueError, match=r"annotation file .*train2017.json not found"):
+        CocoDataset(images, annotations, AS_IT_IS)
+
+
+def test_missing_and_broken_images_are_named(root):
+    dataset = read(root)
+    (root / "train2017" / "9é.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"image 9 of .*9é.png cannot be read"):
+        dataset[2]
+    (root / "train2017" / "9é.png").unlink()
+    with pytest.raises(ValueError, match=r"image 9 of .*9é.png not found"):
+        dataset[2]
+
+
+def test_data_paths_lists_what_is_there(root):
+    with pytest.raises(ValueError, match=r"val2017 not found; .* holds annotations, train2017"):
+        data_paths(root, "val2017")
+    (root / "val2017").mkdir()
+    with pytest.raises(
+        ValueError, match=r"instances_val2017.json not found; .*instances_train2017.json"
+    ):
+        data_paths(root, "val2017")
+    with pytest.raises(ValueError, match=r"not found"):
+        data_paths(root / "absent", "val2017")
+
+
+def test_fingerprint_changes_with_the_annotations(root):
+    annotations = data_paths(root, "train2017")[1]
+    before = fingerprint(annotations)
+    assert len(before) == 16 and before == fingerprint(annotations)
+    annotations.write_text(annotations.read_text() + " ")
+    assert fingerprint(annotations) != before
+
+
+def test_dataset_holds_annotations_in_flat_arrays(root):
+    held = [v for v in vars(read(root)).values() if isinstance(v, (list, dict))]
+    assert held == []
+    assert sum(isinstance(v, np.ndarray) for v in vars(read(root)).values()) == 5
