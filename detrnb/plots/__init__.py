@@ -1,0 +1,20 @@
+"""Pictures: data in, matplotlib Figure out; white, legible in a paper and in a dark JupyterLab.
+
+Boxes are xyxy in pixels. Tensors and arrays are taken alike. Figures are closed towards pyplot, so
+that a notebook shows each once, where it is the cell's value.
+"""
+
+from detrnb.plots.charts import plot_curves, plot_error_kinds, plot_loss_parts, plot_per_class
+from detrnb.plots.images import plot_detections, plot_images, plot_matching
+from detrnb.plots.style import variant_colour
+
+__all__ = [
+    "plot_curves",
+    "plot_detections",
+    "plot_error_kinds",
+    "plot_images",
+    "plot_loss_parts",
+    "plot_matching",
+    "plot_per_class",
+    "variant_colour",
+]

@@ -1,0 +1,82 @@
+"""What every picture shares: colours, matplotlib settings, empty panels."""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; the baseline is grey.
+VARIANT_COLOURS = {
+    "detr": "#4D4D4D",
+    "adaptive_res": "#0072B2",
+    "efficient_attention": "#D55E00",
+    "svd_split": "#009E73",
+    "adaptive_res+efficient_attention": "#CC79A7",
+    "adaptive_res+svd_split": "#56B4E9",
+}
+OTHER_COLOURS = ("#E69F00", "#332288", "#882255", "#999933", "#6699CC")
+OBJECT_COLOURS = ("#56B4E9", "#E69F00", "#00C08B", "#F0E442", "#FF7F50", "#D78FBF", "#4C8DFF")
+INK, GREY = "#222222", "#888888"
+
+# From matplotlib's defaults, whatever style the notebook has switched on.
+STYLE = plt.style.context(
+    [
+        "default",
+        {
+            "figure.facecolor": "white",
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.edgecolor": GREY,
+            "axes.labelcolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "grid.color": "#E6E6E6",
+            "grid.linewidth": 0.8,
+            "legend.frameon": False,
+        },
+    ]
+)
+
+
+def variant_colour(name: str) -> str:
+    """The colour of a variant in every picture, as '#RRGGBB'; joined names in any order."""
+    name = "+".join(sorted(name.split("+")))
+    other = OTHER_COLOURS[zlib.crc32(name.encode()) % len(OTHER_COLOURS)]
+    return VARIANT_COLOURS.get(name, other)
+
+
+def colour_of_label(label: str) -> str:
+    """The colour of the variant in a run's name ('toy-detr-s0-1a2b3c4d') or at a label's start."""
+    found = re.search(r"-([\w+]+)-s\d+-[0-9a-f]{8}$", label) or re.match(r"([\w+]*)", label)
+    return variant_colour(found[1].lower())
+
+
+def panels(
+    rows: int, columns: int, width: float, height: float, *, share: bool = False
+) -> tuple[Figure, np.ndarray]:
+    """Axes (rows, columns) for lines or bars.
+
+    Args:
+        width, height: Of the whole figure, inches.
+        share: One x axis for all, one y axis for each column.
+    """
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(width, height),
+        squeeze=False,
+        layout="constrained",
+        sharex=share,
+        sharey="col" if share else False,
+    )
+    plt.close(figure)
+    for ax in axes.flat:
+        ax.grid(visible=True)
+        # Ticks are made when drawn, by the notebook's style then, unless told here.
+        ax.tick_params(color=GREY, labelcolor=INK, labelsize=8)
+    return figure, axes
