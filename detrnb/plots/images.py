@@ -62,7 +62,7 @@ def plot_detections(
 ) -> Figure:
     """Ground truth (white, dashed) above what the model found in the same images.
 
-    The ground truth is drawn below the detections too, so that what was missed shows.
+    The same dashed boxes lie under the detections, so that what was missed shows.
 
     Args:
         images: Each (H, W, 3) or (3, H, W), uint8.
