@@ -25,7 +25,7 @@ workbook: env  ## run every notebook and write runs/workbook/index.html; SMOKE=1
 	@$(INTERPRETER) -m detrnb.workbook $(if $(filter-out 0,$(SMOKE)),--smoke)
 
 test: env  ## ruff, then every test, each notebook in smoke mode among them
-	@$(INTERPRETER) -m ruff check --quiet detrnb notebooks tests bench tools
+	@$(INTERPRETER) -m ruff check --quiet .
 	@$(INTERPRETER) -m pytest
 
 lab: env  ## JupyterLab in notebooks/

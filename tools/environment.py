@@ -64,6 +64,7 @@ def create(venv: Path) -> None:
             f"making the environment needs {NEEDED_GB} GB, {venv.parent} has {free:.1f} GB free; "
             "make room or name another place: make env VENV=..."
         )
+    tell(f"making the environment {venv}: {INSTALLED_GB} GB, 2 to 4 minutes, once ...")
     venv.mkdir(exist_ok=True)
     begun.touch()
     made = subprocess.run(
@@ -138,7 +139,6 @@ def build(venv: Path, root: Path, stamp: Path) -> None:
     if python_version_of(venv) == platform.python_version():
         tell(f"bringing the environment {venv} up to date ...")
     else:
-        tell(f"making the environment {venv}: {INSTALLED_GB} GB, 2 to 4 minutes, once ...")
         create(venv)
     for outdated in venv.glob(".detrnb-*"):
         outdated.unlink()
