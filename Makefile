@@ -1,6 +1,7 @@
 # What one can type here; `make` alone lists it. Needs make and Python 3.11 or newer.
-PYTHON ?= python3
 VENV   ?= .venv
+# Once made, an environment stays with its interpreter; PYTHON=python3.12 names another.
+PYTHON ?= $(or $(wildcard $(VENV)/bin/python),python3)
 
 # The environment holds the dependencies only; the code is this checkout's.
 export PYTHONPATH := $(CURDIR)

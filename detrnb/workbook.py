@@ -146,7 +146,8 @@ def export_html(executed: Path, page: Path, folder: Path) -> None:
         page: where the page goes.
         folder: what relative pictures in the prose are relative to.
     """
-    exporter = HTMLExporter(embed_images=True)
+    # No widget state is stored, so nothing needs require.js from the network.
+    exporter = HTMLExporter(embed_images=True, require_js_url="")
     resources = {"metadata": {"name": executed.stem, "path": str(folder)}}
     text, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), resources)
     # The pages link each other as the notebooks do.

@@ -131,14 +131,15 @@ def test_address_stands_once():
         assert set(found) <= {owner_and_name}, f"{name} names another address"
 
 
-def make(*arguments: str, python: Path | str = sys.executable) -> subprocess.CompletedProcess:
-    """Run make in the checkout with an interpreter of the test's choice."""
+def make(*arguments: str, path: Path | str = "") -> subprocess.CompletedProcess:
+    """Run make in the checkout, as if typed, with a folder before the others on PATH."""
     # A make that runs the tests hands its own flags and variables down.
-    inherited = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "VENV")}
+    own = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV", "PYTHON", "SMOKE"}
+    inherited = {name: value for name, value in os.environ.items() if name not in own}
     return subprocess.run(
-        ["make", *arguments, f"PYTHON={python}"],
+        ["make", *arguments],
         cwd=ROOT,
-        env=inherited,
+        env=inherited | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -147,7 +148,7 @@ def make(*arguments: str, python: Path | str = sys.executable) -> subprocess.Com
 
 def pretend(folder: Path, statement: str) -> Path:
     """An interpreter that runs a statement first; it takes `-c CODE` and `FILE ARGUMENT...`."""
-    script = folder / "python"
+    script = folder / "python3"
     script.write_text(
         "#!/bin/sh\n"
         f'if [ "$1" = -c ]; then exec {sys.executable} -c "{statement}; $2"; fi\n'
@@ -167,22 +168,33 @@ def complaint(result: subprocess.CompletedProcess) -> str:
 
 
 def test_make_refuses_old_python(tmp_path):
-    old = pretend(tmp_path, "import sys; sys.version_info = (3, 9, 2, 'final', 0)")
-    text = complaint(make("-s", "python", f"VENV={tmp_path / 'venv'}", python=old))
-    assert text.startswith(f"detrnb needs Python 3.11 or newer, {old} is 3.9.2; name a newer one")
+    pretend(tmp_path, "import sys; sys.version_info = (3, 9, 2, 'final', 0)")
+    text = complaint(make("-s", "python", f"VENV={tmp_path / 'venv'}", path=tmp_path))
+    assert text.startswith("detrnb needs Python 3.11 or newer, python3 is 3.9.2; name a newer one")
     assert not (tmp_path / "venv").exists()
 
 
 def test_make_refuses_missing_python(tmp_path):
-    text = complaint(make("env", f"VENV={tmp_path / 'venv'}", python="python3.99"))
+    text = complaint(make("env", f"VENV={tmp_path / 'venv'}", "PYTHON=python3.99"))
     assert text.startswith("there is no python3.99 here")
 
 
 def test_make_names_the_package_of_a_missing_venv_module(tmp_path):
     bare = pretend(tmp_path, "import sys; sys.modules['ensurepip'] = None")
-    text = complaint(make("env", f"VENV={tmp_path / 'venv'}", python=bare))
+    text = complaint(make("env", f"VENV={tmp_path / 'venv'}", f"PYTHON={bare}"))
     assert "lacks the venv module" in text
     assert f"apt install python3.{sys.version_info[1]}-venv" in text
+
+
+def test_make_stays_with_the_interpreter_of_an_environment(tmp_path):
+    """Whoever made it with PYTHON=python3.12 need not say so again."""
+    pretend(tmp_path, "import sys; sys.version_info = (3, 9, 2, 'final', 0)")
+    venv = tmp_path / "venv"
+    fake_pip(venv, f'exec {sys.executable} "$@"')
+    (venv / f".detrnb-{environment.environment_key(ROOT)}").touch()
+    result = make("-s", "python", f"VENV={venv}", path=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{sys.executable}\n"
 
 
 def test_environment_refuses_a_full_disk(tmp_path, monkeypatch):
@@ -205,6 +217,7 @@ def test_environment_never_clears_a_folder_that_is_not_its_own(tmp_path):
 def fake_pip(venv: Path, script: str) -> None:
     """An environment, as `create` leaves it, whose pip is a shell script."""
     (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "pip").touch()
     (venv / ".detrnb").touch()
     (venv / "pyvenv.cfg").write_text(f"version = {'.'.join(map(str, sys.version_info[:3]))}\n")
     python = venv / "bin" / "python"

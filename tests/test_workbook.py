@@ -102,6 +102,7 @@ def test_run_workbook_shows_epochs_and_links_its_pages(tmp_path, capsys):
     page = index.with_name("01_first.html").read_text()
     assert 'href="02_second.html"' in page
     assert 'src="data:image/png;base64,' in page
+    assert "require.js" not in page.split("</head>")[0]
     assert stdout_of(index.with_name("02_second.ipynb")) == "True\n"
 
 

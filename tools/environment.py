@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -35,17 +36,25 @@ def requirements(root: Path) -> list[str]:
 def environment_key(root: Path) -> str:
     """Short hash of all that decides what gets installed; times mean nothing after a clone."""
     parts = [*requirements(root), (root / "constraints.txt").read_text()]
-    parts += [sys.version, platform.machine()]
+    parts += [python_series(), platform.machine()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def python_version_of(venv: Path) -> str | None:
-    """Version that an environment was made with, None where there is no environment."""
+def python_series() -> str:
+    """Such as 3.11: an environment outlives its Python's bug fix releases."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def is_usable(venv: Path) -> bool:
+    """Whether there is an environment of this Python to install into."""
     config = venv / "pyvenv.cfg"
-    if not config.exists():
-        return None
-    pairs = (line.split("=", 1) for line in config.read_text().splitlines() if "=" in line)
-    return {key.strip(): value.strip() for key, value in pairs}.get("version")
+    return (
+        config.exists()
+        and (venv / "bin" / "python").exists()  # not so once its own Python was uninstalled
+        and (venv / "bin" / "pip").exists()  # not so where making it was interrupted
+        and re.search(rf"^version = {re.escape(python_series())}\.", config.read_text(), re.M)
+        is not None
+    )
 
 
 def create(venv: Path) -> None:
@@ -56,7 +65,7 @@ def create(venv: Path) -> None:
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         sys.exit(
             f"{sys.executable} lacks the venv module; on Debian and Ubuntu: "
-            f"apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+            f"apt install python{python_series()}-venv"
         )
     free = shutil.disk_usage(venv.parent).free / 1e9
     if free < NEEDED_GB:
@@ -136,7 +145,7 @@ def ensure(venv: Path, root: Path = ROOT) -> None:
 
 def build(venv: Path, root: Path, stamp: Path) -> None:
     """Do what `ensure` promises, once the lock is held."""
-    if python_version_of(venv) == platform.python_version():
+    if is_usable(venv):
         tell(f"bringing the environment {venv} up to date ...")
     else:
         create(venv)
