@@ -27,15 +27,20 @@ class MultiheadAttention(nn.Module):
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the packed input projection and split the heads: three (B, N, length, D/N)."""
+        # Split once: slices would each make a full-size gradient of zeros in the backward pass.
         D = query.shape[-1]
-        weight, bias = self.in_proj_weight, self.in_proj_bias
         if query is key:  # self-attention: one product for both
-            q, k = F.linear(query, weight[: 2 * D], bias[: 2 * D]).chunk(2, dim=-1)
+            parts = self._split([2 * D, D])
+            q, k = F.linear(query, *parts[0]).chunk(2, dim=-1)
         else:
-            q = F.linear(query, weight[:D], bias[:D])
-            k = F.linear(key, weight[D : 2 * D], bias[D : 2 * D])
-        v = F.linear(value, weight[2 * D :], bias[2 * D :])
+            parts = self._split([D, D, D])
+            q, k = F.linear(query, *parts[0]), F.linear(key, *parts[1])
+        v = F.linear(value, *parts[-1])
         return tuple(x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+
+    def _split(self, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each part of the packed projection."""
+        return list(zip(self.in_proj_weight.split(sizes), self.in_proj_bias.split(sizes), strict=True))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Attended values (B, N, Q, d) of q (B, N, Q, d), k and v (B, N, S, d).
@@ -45,7 +50,12 @@ class MultiheadAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         keep = None if padding_mask is None else ~padding_mask[:, None, None, :]
         if not self.record:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
+            # On a CPU torch's fused kernel is many times slower backward in bf16 than in fp32
+            # (bench/training_step.py), so bf16 stops at its door there.
+            with torch.autocast(q.device.type, enabled=q.device.type != "cpu"):
+                if q.device.type == "cpu":
+                    q, k, v = q.float(), k.float(), v.float()
+                return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         if keep is not None:
             scores = scores.masked_fill(~keep, float("-inf"))

@@ -173,7 +173,9 @@ class PositionEmbeddingSine(nn.Module):
             count = valid.cumsum(dim)
             last = count.narrow(dim, -1, 1)
             angle = (count / (last + 1e-6) * 2 * math.pi)[..., None] / frequency
-            halves.append(torch.stack([angle[..., ::2].sin(), angle[..., 1::2].cos()], -1).flatten(3))
+            halves.append(
+                torch.stack([angle[..., ::2].sin(), angle[..., 1::2].cos()], -1).flatten(3)
+            )
         return torch.cat(halves, dim=3).permute(0, 3, 1, 2)
 
 

@@ -4,12 +4,13 @@
 Its JSON in a run folder rebuilds the run. No torch is imported here.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .registry import BASELINE, VARIANTS, nearest, resolve
+from detrnb.registry import BASELINE, VARIANTS, nearest, resolve
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -95,7 +96,7 @@ class DataConfig(_Section):
     """What is trained and evaluated on: a folder laid out as COCO.
 
     `train_sizes` are short sides drawn from in training, `eval_size` the one of evaluation; None
-    leaves images as they are.
+    leaves images as they are, which excludes `crop` and `flip`.
     """
 
     path: str = "data/coco"  # relative to the project's folder
@@ -110,10 +111,14 @@ class DataConfig(_Section):
     flip: bool = True
     num_workers: NonNegative = 2
 
-    @property
-    def fixed(self) -> bool:
-        """Whether a training image is the same each time it is seen."""
-        return self.train_sizes is None and not self.crop and not self.flip
+    @model_validator(mode="after")
+    def _fits(self) -> "DataConfig":
+        if self.train_sizes is None and (self.crop or self.flip):
+            raise ValueError(
+                "train_sizes=None leaves images as they are; set crop=False and flip=False too,"
+                f" found crop={self.crop}, flip={self.flip}"
+            )
+        return self
 
 
 class TrainConfig(_Section):
@@ -125,12 +130,12 @@ class TrainConfig(_Section):
     lr: Rate = 1e-4
     lr_backbone: Annotated[float, Field(ge=0)] = 1e-5  # 0: frozen
     weight_decay: Weight = 1e-4
-    schedule: Literal["step", "one_cycle"] = "step"
+    schedule: Literal["step", "cosine"] = "step"
     lr_drop: Positive = 200  # epochs until the rate falls to a tenth ('step')
+    warmup: Share = 0.0  # share of all steps in which the rate rises linearly to its peak
     clip_max_norm: Weight = 0.1  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     cache_features: bool = False  # compute the frozen backbone's features once
-    eval_every: Positive = 1  # epochs; the last is always evaluated
     init_from: str | None = None  # weights to start from: a checkpoint or run folder
 
 
@@ -144,12 +149,13 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        if self.train.cache_features and not (self.data.fixed and self.train.lr_backbone == 0):
+        fixed = self.data.train_sizes is None and self.data.eval_size is None
+        if self.train.cache_features and not (fixed and self.train.lr_backbone == 0):
             raise ValueError(
-                "train.cache_features needs images that do not change (data.train_sizes=None,"
-                " data.crop=False, data.flip=False) and a frozen backbone (train.lr_backbone=0);"
-                f" found {self.data.train_sizes=}, {self.data.crop=}, {self.data.flip=},"
-                f" {self.train.lr_backbone=}".replace("self.", "")
+                "train.cache_features needs images that stay as they are and a backbone that does"
+                " not train: set data.train_sizes=None, data.eval_size=None (found"
+                f" {self.data.train_sizes}, {self.data.eval_size}) and train.lr_backbone=0 (found"
+                f" {self.train.lr_backbone})"
             )
         return self
 
@@ -176,12 +182,19 @@ class Config(_Section):
                 the nearest known name.
         """
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}{nearest(name, PRESETS)}")
+            raise ValueError(
+                f"unknown preset {name!r}; known: {', '.join(PRESETS)}{nearest(name, PRESETS)}"
+            )
         settings: dict = {"preset_name": name}
         # Overrides come last: what the caller says, wins.
-        stated = {**PRESETS[name], "model.variant": variant, "train.seed": seed, **(overrides or {})}
+        stated = {
+            **PRESETS[name],
+            "model.variant": variant,
+            "train.seed": seed,
+            **(overrides or {}),
+        }
         for dotted, value in stated.items():
-            _place(settings, dotted, value)
+            _place(settings, dotted, copy.deepcopy(value))
         return cls.from_dict(settings)
 
     @classmethod
@@ -253,7 +266,8 @@ _TOY: dict[str, object] = {
     "train.batch_size": 32,
     "train.lr": 5e-4,
     "train.lr_backbone": 0.0,
-    "train.schedule": "one_cycle",
+    "train.schedule": "cosine",
+    "train.warmup": 0.1,
     "train.cache_features": True,
 }
 

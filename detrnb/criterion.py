@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .boxes import cxcywh_to_xyxy, generalized_box_iou
-from .matcher import HungarianMatcher
+from detrnb.boxes import cxcywh_to_xyxy, generalized_box_iou
+from detrnb.matcher import HungarianMatcher
 
 Targets = list[dict[str, Tensor]]
 Matches = list[list[tuple[np.ndarray, np.ndarray]]]

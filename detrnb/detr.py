@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import MultiheadAttention
-from .backbone import Backbone, PositionEmbeddingSine
-from .boxes import cxcywh_to_xyxy
-from .config import ModelConfig
-from .criterion import SetCriterion
-from .matcher import HungarianMatcher
-from .registry import resolve
-from .transformer import Transformer
+from detrnb.attention import MultiheadAttention
+from detrnb.backbone import Backbone, PositionEmbeddingSine
+from detrnb.boxes import cxcywh_to_xyxy
+from detrnb.config import ModelConfig
+from detrnb.criterion import SetCriterion
+from detrnb.matcher import HungarianMatcher
+from detrnb.registry import resolve
+from detrnb.transformer import Transformer
 
 
 class MLP(nn.Module):
@@ -41,7 +41,12 @@ class DETR(nn.Module):
     """The detector. `build_detr` makes one from a config."""
 
     def __init__(
-        self, backbone: Backbone, transformer: Transformer, d_model: int, num_classes: int, num_queries: int
+        self,
+        backbone: Backbone,
+        transformer: Transformer,
+        d_model: int,
+        num_classes: int,
+        num_queries: int,
     ) -> None:
         super().__init__()
         # The reference joins network and position embedding in a Sequential; names follow it.

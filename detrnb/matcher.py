@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .boxes import cxcywh_to_xyxy, generalized_box_iou
+from detrnb.boxes import cxcywh_to_xyxy, generalized_box_iou
 
 
 class NonFiniteError(ValueError):
@@ -48,9 +48,7 @@ class HungarianMatcher:
         giou = generalized_box_iou(
             cxcywh_to_xyxy(boxes)[..., None, :], cxcywh_to_xyxy(boxes_BG4)[None, :, None]
         )
-        return (
-            -self.cost_class * probability + self.cost_bbox * distance - self.cost_giou * giou
-        )
+        return -self.cost_class * probability + self.cost_bbox * distance - self.cost_giou * giou
 
     def __call__(
         self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]]

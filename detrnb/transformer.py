@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn, stack
 
-from .attention import MultiheadAttention
+from detrnb.attention import MultiheadAttention
 
 
 class EncoderLayer(nn.Module):

@@ -1,0 +1,121 @@
+"""Batches: in an order that only seed and epoch decide, of images or of features computed once."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detrnb.datasets.coco import CocoDataset, Target, collate
+
+Batch = tuple[Tensor, Tensor, list[Target]]
+
+
+class EpochSampler(Sampler[int]):
+    """A fresh order each epoch, the same whoever asks: it depends on (seed, epoch) alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose order is given next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.length, generator=generator).tolist())
+
+
+class FeatureDataset(Dataset):
+    """A data set whose images are replaced by the features a frozen backbone makes of them.
+
+    Worth it where images stay as they are (no augmentation, one size): the backbone then runs once
+    instead of once an epoch.
+    """
+
+    def __init__(self, source: CocoDataset, features: Tensor, targets: list[Target]) -> None:
+        """Args: features (n, C, H/stride, W/stride) and targets, in the order of `source`."""
+        self.source, self.features, self.targets = source, features, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        return self.features[index], self.targets[index]
+
+
+def collate_features(batch: list[tuple[Tensor, Target]]) -> Batch:
+    """Features (B, C, h, w), a mask of the images' size without padding, and the targets."""
+    features, targets = zip(*batch, strict=True)
+    height, width = targets[0]["size"]
+    return (
+        torch.stack(features),
+        torch.zeros(len(batch), height, width, dtype=torch.bool),
+        list(targets),
+    )
+
+
+def compute_features(
+    source: CocoDataset, encode: Callable[[Tensor, Tensor], Tensor], batch_size: int = 64
+) -> FeatureDataset:
+    """Run the backbone once over a data set.
+
+    Args:
+        encode: images (B, 3, H, W) uint8 and padding mask (B, H, W) to features (B, C, h, w).
+
+    Raises:
+        ValueError: images differ in size, so that features would depend on the batch's padding.
+    """
+    features, targets, sizes = [], [], set()
+    for images, padding_mask, batch_targets in make_loader(source, batch_size, num_workers=0):
+        sizes.update(target["size"] for target in batch_targets)
+        if len(sizes) > 1:
+            raise ValueError(
+                f"train.cache_features needs images of one size; {source.annotations} has"
+                f" {sorted(sizes)} (height, width) among its first. Set train.cache_features=False"
+            )
+        features.append(encode(images, padding_mask).cpu())
+        targets.extend(batch_targets)
+    return FeatureDataset(source, torch.cat(features), targets)
+
+
+def make_loader(
+    dataset: CocoDataset | FeatureDataset,
+    batch_size: int,
+    *,
+    num_workers: int,
+    seed: int | None = None,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Batches for training (with a seed: shuffled, whole batches) or evaluation (in order, all).
+
+    Raises:
+        ValueError: the data set is smaller than one batch of training.
+    """
+    train = seed is not None
+    if train and len(dataset) < batch_size:
+        raise ValueError(
+            f"{len(dataset)} training images are fewer than train.batch_size {batch_size}"
+        )
+    workers = min(num_workers, _usable_cores())
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=EpochSampler(len(dataset), seed) if train else None,
+        collate_fn=collate_features if isinstance(dataset, FeatureDataset) else collate,
+        drop_last=train,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+def _usable_cores() -> int:
+    """Cores this process may run on, which containers and schedulers make fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
