@@ -40,7 +40,9 @@ class MultiheadAttention(nn.Module):
 
     def _split(self, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of each part of the packed projection."""
-        return list(zip(self.in_proj_weight.split(sizes), self.in_proj_bias.split(sizes), strict=True))
+        return list(
+            zip(self.in_proj_weight.split(sizes), self.in_proj_bias.split(sizes), strict=True)
+        )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Attended values (B, N, Q, d) of q (B, N, Q, d), k and v (B, N, S, d).

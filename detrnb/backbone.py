@@ -149,12 +149,16 @@ class PositionEmbeddingSine(nn.Module):
     """Sines and cosines of a cell's row and column (reference: models/position_encoding.py).
 
     Rows and columns are counted over valid cells from 1 and scaled to (0, 2π]; the first half of
-    the channels codes the row, the second the column, sine and cosine interleaved, temperature 1e4.
+    the channels codes the row, the second the column, sine and cosine interleaved.
+
+    Args:
+        temperature: ratio of the longest to the shortest wavelength; the reference's is 10000. On
+            few cells most of its channels hardly change; DAB-DETR (Liu et al., ICLR 2022) takes 20.
     """
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, temperature: float = 10000) -> None:
         super().__init__()
-        self.num_features = d_model // 2
+        self.num_features, self.temperature = d_model // 2, temperature
 
     def forward(self, padding_mask: Tensor) -> Tensor:
         """Position embedding of a mask's cells.
@@ -167,12 +171,12 @@ class PositionEmbeddingSine(nn.Module):
         """
         valid = (~padding_mask).to(torch.float32)
         steps = torch.arange(self.num_features, dtype=torch.float32, device=padding_mask.device)
-        frequency = 10000 ** (2 * (steps // 2) / self.num_features)
+        wavelength = self.temperature ** (2 * (steps // 2) / self.num_features)
         halves = []
         for dim in (1, 2):
             count = valid.cumsum(dim)
             last = count.narrow(dim, -1, 1)
-            angle = (count / (last + 1e-6) * 2 * math.pi)[..., None] / frequency
+            angle = (count / (last + 1e-6) * 2 * math.pi)[..., None] / wavelength
             halves.append(
                 torch.stack([angle[..., ::2].sin(), angle[..., 1::2].cos()], -1).flatten(3)
             )
@@ -196,7 +200,7 @@ def _packaged_state() -> dict[str, Tensor]:
 
 
 def _pretrained_state(name: str, body: ResNetBody | TimmBody) -> dict[str, Tensor]:
-    """The library's own ImageNet weights of a backbone; those of torchvision and timm need a network.
+    """The library's own ImageNet weights of a backbone; all but the packaged need a network.
 
     Raises:
         ValueError: they could not be had.

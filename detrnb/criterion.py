@@ -38,9 +38,9 @@ class SetCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.matcher, self.num_classes, self.eos_coef = matcher, num_classes, eos_coef
-        # The reference's order of keys: the last layer first.
-        self.suffixes = ["", *(f"_{i}" for i in range(num_layers - 1))]
-        self.weight_dict = {k + s: w for s in self.suffixes for k, w in weights.items()}
+        # Layer -> suffix of its names, in the reference's order of keys: the last layer first.
+        self.suffixes = {num_layers - 1: "", **{i: f"_{i}" for i in range(num_layers - 1)}}
+        self.weight_dict = {k + s: w for s in self.suffixes.values() for k, w in weights.items()}
         class_weight = torch.ones(num_classes + 1)
         class_weight[-1] = eos_coef
         self.register_buffer("class_weight", class_weight, persistent=False)
@@ -79,7 +79,7 @@ class SetCriterion(nn.Module):
         Raises:
             matcher.NonFiniteError: predictions are NaN or infinite.
         """
-        layers = [outputs, *outputs.get("aux_outputs", [])]
+        layers = [*outputs["aux_outputs"], outputs]
         logits = torch.stack([x["pred_logits"] for x in layers]).float()
         boxes = torch.stack([x["pred_boxes"] for x in layers]).float()
         matches = self.matcher(logits, boxes, targets)
@@ -93,7 +93,7 @@ class SetCriterion(nn.Module):
         matches: Matches,
         normalizers: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The losses of given matches; logits (L, B, Q, K) and boxes (L, B, Q, 4), last layer first."""
+        """The losses of given matches; logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
         L, B, Q, K = logits.shape
         device = logits.device
         if normalizers is None:
@@ -121,7 +121,7 @@ class SetCriterion(nn.Module):
 
         with torch.no_grad():
             predicted = flat_logits.argmax(-1)
-            hit = predicted.gather(1, query[:1]) == labels[target[:1]]
+            hit = predicted[-1].gather(0, query[-1]) == labels[target[-1]]
             # No box in the batch: the reference reports 100; so do we, to keep its logs' meaning.
             class_error = 100 - 100 * hit.sum() / max(hit.numel(), 1)
             found = (predicted != self.num_classes).reshape(L, B, Q).sum(-1).float()
@@ -129,9 +129,9 @@ class SetCriterion(nn.Module):
             cardinality = (found - counts).abs().mean(1)
 
         out: dict[str, Tensor] = {}
-        for i, suffix in enumerate(self.suffixes):
+        for i, suffix in self.suffixes.items():
             out["loss_ce" + suffix] = loss_ce[i]
-            if i == 0:
+            if suffix == "":
                 out["class_error"] = class_error
             out["loss_bbox" + suffix] = loss_bbox[i]
             out["loss_giou" + suffix] = loss_giou[i]
@@ -144,7 +144,7 @@ class SetCriterion(nn.Module):
 
 
 def _flat_indices(matches: Matches, counts: list[int], num_queries: int) -> tuple[Tensor, Tensor]:
-    """Matches per layer and image as (L, M) indices into all queries and all targets of the batch."""
+    """Matches as (L, M) indices into all queries and all targets of the batch."""
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
     queries = [np.concatenate([q + b * num_queries for b, (q, _) in enumerate(m)]) for m in matches]
     targets = [np.concatenate([t + starts[b] for b, (_, t) in enumerate(m)]) for m in matches]

@@ -43,6 +43,7 @@ class DETR(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
+        position_embedding: PositionEmbeddingSine,
         transformer: Transformer,
         d_model: int,
         num_classes: int,
@@ -50,7 +51,7 @@ class DETR(nn.Module):
     ) -> None:
         super().__init__()
         # The reference joins network and position embedding in a Sequential; names follow it.
-        self.backbone = nn.ModuleList([backbone, PositionEmbeddingSine(d_model)])
+        self.backbone = nn.ModuleList([backbone, position_embedding])
         self.input_proj = nn.Conv2d(backbone.body.num_channels, d_model, kernel_size=1)
         self.query_embed = nn.Embedding(num_queries, d_model)
         self.transformer = transformer
@@ -121,10 +122,7 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
     replacements = {}
     if "encoder_attention" in parts:
         replacements["make_attention"] = lambda layer: make(
-            "encoder_attention",
-            config.d_model,
-            config.num_heads,
-            config.dropout,
+            "encoder_attention", config.d_model, config.num_heads, config.dropout
         )
     if "encoder" in parts:
         replacements["make_encoder"] = lambda layers: make(
@@ -141,7 +139,14 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
         **replacements,
     )
     backbone = Backbone(config.backbone, config.stride, config.dilation, train_backbone)
-    model = DETR(backbone, transformer, config.d_model, config.num_classes, config.num_queries)
+    model = DETR(
+        backbone,
+        PositionEmbeddingSine(config.d_model, config.position_temperature),
+        transformer,
+        config.d_model,
+        config.num_classes,
+        config.num_queries,
+    )
     _initialize(model, seed)
     return model
 
@@ -216,7 +221,7 @@ def postprocess(outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
 
 
 def load_weights(model: DETR, path: str | Path) -> None:
-    """Load a model's weights, all of them: a checkpoint of ours or an official one, or a state dict.
+    """Load all of a model's weights: from a checkpoint of ours, an official one, or a state dict.
 
     Raises:
         ValueError: no such file, or its tensors are not this model's; names the first few.

@@ -19,18 +19,16 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor
 
 from detrnb.backbone import load_backbone_weights
-from detrnb.config import Config, DataConfig, TrainConfig
-from detrnb.criterion import SetCriterion
+from detrnb.config import Config, DataConfig
 from detrnb.datasets.coco import CocoDataset, data_paths, fingerprint
 from detrnb.datasets.loader import compute_features, make_loader
 from detrnb.datasets.toy import make_toy
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
-from detrnb.detr import DETR, build_criterion, build_detr, load_weights, postprocess
-from detrnb.evaluate import CocoMetrics, evaluate_coco, load_ground_truth
-from detrnb.matcher import NonFiniteError
+from detrnb.detr import DETR, build_criterion, build_detr, load_weights
+from detrnb.epoch import Evaluation, build_optimizer, evaluate, train_one_epoch
 from detrnb.progress import Progress
 from detrnb.runs import (
     RunFolder,
@@ -41,13 +39,6 @@ from detrnb.runs import (
     read_log,
     run_name,
 )
-
-
-class TrainingDiverged(ValueError):
-    """A loss, prediction or gradient became NaN or infinite; the last checkpoint is sound."""
-
-
-# --- where it runs -------------------------------------------------------------------------------
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -61,8 +52,10 @@ def make_accelerator(precision: str) -> Accelerator:
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             precision = "bf16" if native else "fp16"
         else:
-            precision = "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
-    # accelerate keeps one state a process and refuses another precision; a notebook trains many runs.
+            # Only newer torch tells what the processor can do.
+            capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+            precision = "bf16" if capabilities.get("amx_bf16") else "fp32"
+    # accelerate keeps one state a process and refuses another precision; a notebook may want it.
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
@@ -72,9 +65,6 @@ def _peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-# --- data ----------------------------------------------------------------------------------------
 
 
 def open_split(data: DataConfig, split: str, *, train: bool = False, seed: int = 0) -> CocoDataset:
@@ -110,193 +100,6 @@ def _require_classes(dataset: CocoDataset, num_classes: int) -> None:
         )
 
 
-# --- one step, one epoch -------------------------------------------------------------------------
-
-
-def _forward(model: nn.Module, core: DETR, inputs: Tensor, padding_mask: Tensor) -> dict:
-    """Predictions for images (uint8) or for features computed earlier (any float)."""
-    if inputs.dtype == torch.uint8:
-        return model(core.normalize(inputs, padding_mask), padding_mask)
-    return model(None, padding_mask, features=inputs)
-
-
-class _Averages:
-    """Unweighted means over iterations, as the reference's MetricLogger reports."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, values: dict[str, float]) -> None:
-        self.count += 1
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over all iterations of all processes."""
-        sums = torch.tensor([*self.sums.values(), self.count], dtype=torch.float64)
-        if accelerator.num_processes > 1:
-            sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
-        *totals, count = sums.tolist()
-        return {name: total / count for name, total in zip(self.sums, totals, strict=True)}
-
-
-def _log_part(prefix: str, means: dict[str, float], weight_dict: dict[str, float]) -> dict:
-    """Means under the reference's keys, in its single-process order."""
-    head = [name for name in ("lr", "class_error", "loss") if name in means]
-    part = {name: means[name] for name in head}
-    part |= {name: weight * means[name] for name, weight in weight_dict.items()}
-    part |= {f"{name}_unscaled": mean for name, mean in means.items() if name not in ("lr", "loss")}
-    return {f"{prefix}_{name}": value for name, value in part.items()}
-
-
-def _checked_values(loss: Tensor, losses: dict[str, Tensor]) -> dict[str, float]:
-    """The losses as numbers, in one copy to the host; raises NonFiniteError naming the first bad one."""
-    numbers = torch.stack([loss, *losses.values()]).detach().tolist()
-    values = dict(zip(["loss", *losses], numbers, strict=True))
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise NonFiniteError(bad[-1], [])
-    return values
-
-
-def learning_rate_factor(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """What the learning rates are multiplied by at a step: warm-up, then drop or cosine to 0."""
-    total = train.epochs * steps_per_epoch
-    warmup = round(train.warmup * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    if train.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-    return 0.1 ** (step // steps_per_epoch // train.lr_drop)
-
-
-def build_optimizer(model: DETR, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW in the reference's two groups: all but the backbone, then the backbone's part."""
-    groups = [
-        {
-            "params": [p for n, p in model.named_parameters() if wanted(n) and p.requires_grad],
-            "lr": rate,
-            "initial_lr": rate,
-        }
-        for wanted, rate in (
-            (lambda name: "backbone" not in name, train.lr),
-            (lambda name: "backbone" in name, train.lr_backbone),
-        )
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], weight_decay=train.weight_decay, fused=True
-    )
-
-
-def train_one_epoch(
-    model: nn.Module,
-    criterion: SetCriterion,
-    loader: torch.utils.data.DataLoader,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    train: TrainConfig,
-    epoch: int,
-    on_step: Callable[[float], None] = lambda loss: None,
-) -> dict[str, float]:
-    """Train over the loader once.
-
-    Returns:
-        The epoch's means under the log's `train_` keys.
-
-    Raises:
-        TrainingDiverged: something became NaN or infinite; names step, images and tensor.
-    """
-    core = accelerator.unwrap_model(model)
-    num_queries = core.query_embed.num_embeddings
-    averages = _Averages()
-    model.train()
-    for step, (inputs, padding_mask, targets) in enumerate(loader):
-        factor = learning_rate_factor(train, epoch * len(loader) + step, len(loader))
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        normalizers = criterion.normalizers(targets, num_queries)
-        if accelerator.num_processes > 1:  # gradients are averaged over processes
-            normalizers = accelerator.reduce(normalizers, "mean")
-        try:
-            with accelerator.autocast():
-                outputs = _forward(model, core, inputs, padding_mask)
-            losses = criterion(outputs, targets, normalizers)
-            loss = criterion.total(losses)
-            values = _checked_values(loss, losses)
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(
-                core.parameters(), train.clip_max_norm or math.inf
-            ).item()
-            # With a gradient scaler an infinite norm is a skipped step, not the end.
-            if accelerator.scaler is None and not math.isfinite(norm):
-                raise NonFiniteError("gradient norm", [])
-        except NonFiniteError as error:
-            ids = [t["image_id"] for t in targets]
-            images = [ids[i] for i in error.images] or ids
-            raise TrainingDiverged(
-                f"{error.tensor} is not finite at epoch {epoch + 1}, step {step + 1} (learning rate"
-                f" {optimizer.param_groups[0]['lr']:.2e}), image ids {images}. The last checkpoint"
-                " is kept; lower train.lr, or look at these images' boxes"
-            ) from error
-        optimizer.step()
-        averages.add({"lr": optimizer.param_groups[0]["lr"], **values})
-        on_step(values["loss"])
-    return _log_part("train", averages.means(accelerator), criterion.weight_dict)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model does on a split.
-
-    Attributes:
-        log: losses under the log's `test_` keys.
-        metrics: COCO's 12 numbers and AP of each class.
-        detections: image id -> `scores` (Q,), `labels` (Q,), `category_ids` (Q,), `boxes` (Q, 4)
-            xyxy in pixels of the original image, on the CPU.
-    """
-
-    log: dict[str, float]
-    metrics: CocoMetrics
-    detections: dict[int, dict[str, Tensor]]
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    criterion: SetCriterion,
-    loader: torch.utils.data.DataLoader,
-    accelerator: Accelerator,
-) -> Evaluation:
-    """Losses and COCO metrics over a loader in evaluation mode."""
-    core = accelerator.unwrap_model(model)
-    dataset = getattr(loader.dataset, "source", loader.dataset)
-    category_ids = torch.tensor(dataset.category_ids)
-    averages, detections = _Averages(), {}
-    model.eval()
-    for inputs, padding_mask, targets in loader:
-        with accelerator.autocast():
-            outputs = _forward(model, core, inputs, padding_mask)
-        losses = criterion(outputs, targets)
-        values = torch.stack([criterion.total(losses), *losses.values()]).tolist()
-        averages.add(dict(zip(["loss", *losses], values, strict=True)))
-        sizes = torch.tensor([t["orig_size"] for t in targets])
-        for target, found in zip(targets, postprocess(outputs, sizes), strict=True):
-            found = {name: tensor.cpu() for name, tensor in found.items()}
-            detections[target["image_id"]] = found | {"category_ids": category_ids[found["labels"]]}
-    if accelerator.num_processes > 1:
-        gathered = [None] * accelerator.num_processes
-        torch.distributed.all_gather_object(gathered, detections)
-        detections = {image_id: found for part in gathered for image_id, found in part.items()}
-    metrics = evaluate_coco(load_ground_truth(dataset.annotations), detections)
-    log = _log_part("test", averages.means(accelerator), criterion.weight_dict)
-    return Evaluation(log, metrics, detections)
-
-
-# --- a run ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Run:
     """A run folder, opened. `model` is on the default device, in evaluation mode."""
@@ -309,6 +112,11 @@ class Run:
     def log(self) -> pd.DataFrame:
         """One row an epoch; COCO's numbers also as columns AP, AP50, ..."""
         return log_table(read_log(self.path))
+
+    @property
+    def provenance(self) -> dict:
+        """How the run was made: versions, device, seed, data, time, memory."""
+        return RunFolder(self.path).read_provenance()
 
     def evaluate(self, split: str | None = None) -> Evaluation:
         """Losses, metrics and detections on a split, the validation split unless named."""
@@ -409,7 +217,7 @@ class _Training:
         ]
         self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.criterion = build_criterion(config.model).to(self.accelerator.device)
-        self.sampler, self.train_set = loaders[0].sampler, datasets[0]
+        self.train_set = datasets[0]
         self.model, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
             model, build_optimizer(model, train), *loaders
         )
@@ -436,7 +244,7 @@ class _Training:
         """Train one epoch and write its checkpoint."""
         # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws.
         torch.manual_seed(self.config.train.seed * 1_000_003 + epoch)
-        self.sampler.set_epoch(epoch)
+        self.train_loader.set_epoch(epoch)
         if isinstance(self.train_set, CocoDataset):
             self.train_set.set_epoch(epoch)
         line = train_one_epoch(
@@ -462,7 +270,7 @@ class _Training:
         return line
 
     def evaluate_epoch(self, epoch: int, train_line: dict) -> None:
-        """Evaluate the model as it is, keep it if it is the best, and write the epoch's log line."""
+        """Evaluate the model, keep it if it is the best, write the epoch's log line."""
         result = evaluate(self.model, self.criterion, self.val_loader, self.accelerator)
         line = {
             **train_line,

@@ -174,7 +174,7 @@ class Transformer(nn.Module):
         Args:
             src, pos: projected features and their position embedding (B, S, D).
             padding_mask: (B, S) bool, True on padding; None where nothing is padded.
-            query_embed: (Q, D), learned; enters as the queries' position, their content starts at 0.
+            query_embed: (Q, D), learned; the queries' position. Their content starts at 0.
 
         Returns:
             Decoder output of each layer (L, B, Q, D) and the encoder's memory (B, S, D).

@@ -14,7 +14,7 @@ FLOORS = [
     ["transformer", "criterion"],
     ["detr"],
     ["variants"],
-    ["progress", "engine"],
+    ["progress", "epoch", "engine"],
     ["train", "workbook", "explore"],
 ]
 WITHOUT_TORCH = {"registry", "config", "runs"}

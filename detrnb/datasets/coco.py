@@ -151,12 +151,10 @@ class CocoDataset(Dataset):
         Raises:
             ValueError: where the image file is missing or unreadable.
         """
-        image = self._open(index)
+        image, boxes_xyxy, labels = self._stored(index)
         orig_size = image.height, image.width
-        at = slice(self._offsets[index], self._offsets[index + 1])
-        boxes_xyxy, kept = clip_boxes(self._boxes[at], image.width, image.height)
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
-        image, boxes_xyxy, labels = self.transform(image, boxes_xyxy, self._labels[at][kept], rng)
+        image, boxes_xyxy, labels = self.transform(image, boxes_xyxy, labels, rng)
         corners = torch.from_numpy(boxes_xyxy / np.float32([image.width, image.height] * 2))
         target = {
             "boxes": xyxy_to_cxcywh(corners),
@@ -167,6 +165,22 @@ class CocoDataset(Dataset):
         }
         # Copied by NumPy: torch would spread this over threads, slower where the cores are busy.
         return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()), target
+
+    def original(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A sample as it is on disk, for pictures.
+
+        Returns:
+            The image (H, W, 3) uint8, and its `boxes` (G, 4) xyxy in pixels and `labels` (G,).
+        """
+        image, boxes_xyxy, labels = self._stored(index)
+        return np.asarray(image), {"boxes": boxes_xyxy, "labels": labels}
+
+    def _stored(self, index: int) -> Sample:
+        """Image, boxes (xyxy, pixels) and labels before any transform."""
+        image = self._open(index)
+        at = slice(self._offsets[index], self._offsets[index + 1])
+        boxes_xyxy, kept = clip_boxes(self._boxes[at], image.width, image.height)
+        return image, boxes_xyxy, self._labels[at][kept]
 
     def _open(self, index: int) -> Image.Image:
         """The image in RGB, its pixels as stored (COCO's boxes disregard EXIF rotation)."""

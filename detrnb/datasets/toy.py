@@ -95,7 +95,7 @@ def make_toy(
     *,
     num_images: tuple[int, int, int] = (8000, 500, 1000),
     image_size: int = 128,
-    digits: tuple[int, ...] = (0, 1, 4, 7),
+    digits: tuple[int, ...] = (0, 3, 4, 7),
     objects: tuple[int, int] = (1, 4),
     scale: tuple[float, float] = (0.15, 0.45),
     seed: int = 0,

@@ -1,0 +1,280 @@
+"""Runs: determinism, resuming, refusal, divergence, and what lies in the folder."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from detrnb import Config, fit, load_run
+from detrnb.config import TrainConfig
+from detrnb.datasets.loader import EpochSampler
+from detrnb.detr import build_criterion, build_detr
+from detrnb.engine import make_accelerator, open_split
+from detrnb.epoch import (
+    TrainingDiverged,
+    _log_part,
+    build_optimizer,
+    learning_rate_factor,
+    train_one_epoch,
+)
+from detrnb.evaluate import evaluate_coco, load_ground_truth
+from detrnb.runs import RunFolder
+
+TINY = {
+    "model.num_encoder_layers": 1,
+    "model.num_decoder_layers": 2,
+    "data.toy.num_images": (12, 6, 4),
+    "train.batch_size": 4,
+    "train.epochs": 3,
+}
+
+
+def tiny(**train: object) -> Config:
+    dotted = {f"train.{key}": value for key, value in train.items()}
+    return Config.preset("smoke", overrides={**TINY, **dotted})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder to run in, with one finished run, made once for this file."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fit(tiny(), name="unbroken")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _inside(project, monkeypatch):
+    monkeypatch.chdir(project)
+
+
+def log_of(name: str) -> list[str]:
+    with open(f"runs/{name}/log.txt") as file:
+        return file.readlines()
+
+
+def test_two_runs_of_one_config_give_equal_logs():
+    fit(tiny(), name="again")
+    assert log_of("again") == log_of("unbroken")
+
+
+def _stop_at(monkeypatch, where: str, epoch: int) -> None:
+    """Make the engine die in an epoch, as a killed process would."""
+    method = getattr(__import__("detrnb.engine").engine._Training, where)
+
+    def dying(self, at, *rest):
+        if at == epoch:
+            raise KeyboardInterrupt
+        return method(self, at, *rest)
+
+    monkeypatch.setattr(f"detrnb.engine._Training.{where}", dying)
+
+
+@pytest.mark.parametrize("where", ["train_epoch", "evaluate_epoch"])
+def test_killed_run_resumes_to_the_log_of_the_unbroken(monkeypatch, where):
+    name = f"killed-{where}"
+    with monkeypatch.context() as patch:
+        _stop_at(patch, where, epoch=2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), name=name)
+    assert len(log_of(name)) == 2
+    with open(f"runs/{name}/log.txt", "a") as file:
+        file.write('{"train_lr": 0.0')  # torn by the crash
+    run = fit(tiny(), name=name)
+    assert log_of(name) == log_of("unbroken")
+    best = run.log["AP"].idxmax()
+    assert torch.load(run.path / "best.pt", weights_only=True)["epoch"] == best
+    expected = load_run("runs/unbroken").model.state_dict()
+    for key, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, expected[key]), key
+
+
+def test_dropout_and_images_resume_to_the_log_of_the_unbroken(monkeypatch):
+    """Nothing cached, everything random: augmentation by epoch and index, dropout by epoch."""
+    overrides = {
+        **TINY,
+        "model.dropout": 0.3,
+        "data.train_sizes": (96, 128),
+        "data.eval_size": 96,
+        "data.flip": True,
+        "train.cache_features": False,
+        "train.epochs": 2,
+    }
+    config = Config.preset("smoke", overrides=overrides)
+    fit(config, name="augmented")
+    with monkeypatch.context() as patch:
+        _stop_at(patch, "train_epoch", epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, name="augmented-killed")
+    fit(config, name="augmented-killed")
+    assert log_of("augmented-killed") == log_of("augmented")
+
+
+def test_finished_run_is_opened_not_trained(monkeypatch):
+    monkeypatch.setattr("detrnb.engine._Training", None)
+    run = fit(tiny(), name="unbroken")
+    assert len(run.log) == 3
+    assert not run.model.training
+
+
+def test_folder_of_another_config_is_refused_and_kept():
+    before = log_of("unbroken")
+    with pytest.raises(
+        ValueError, match=r"another config \(train\.lr: 0\.0005 there, 0\.001 now\)"
+    ):
+        fit(tiny(lr=1e-3), name="unbroken")
+    with pytest.raises(ValueError, match="resume is 'never'"):
+        fit(tiny(), resume="never", name="unbroken")
+    assert log_of("unbroken") == before
+
+
+def test_name_says_preset_variant_seed_and_config(monkeypatch):
+    monkeypatch.setattr("detrnb.engine._train", lambda config, folder, state: folder)
+    monkeypatch.setattr("detrnb.engine.load_run", lambda path: path)
+    path = fit(tiny())
+    assert path.name.startswith("smoke-detr-s0-")
+    assert fit(tiny(lr=1e-3)) != path
+
+
+def test_log_line_has_the_references_keys_in_its_order():
+    line = json.loads(log_of("unbroken")[0])
+    losses = ["loss_ce", "loss_bbox", "loss_giou"]
+    scaled = [*losses, *(f"{name}_0" for name in losses)]
+    unscaled = ["loss_ce", "class_error", "loss_bbox", "loss_giou", "cardinality_error"]
+    unscaled += [f"{name}_0" for name in unscaled if name != "class_error"]
+    part = ["class_error", "loss", *scaled, *(f"{name}_unscaled" for name in unscaled)]
+    expected = ["train_lr", *(f"train_{name}" for name in part), *(f"test_{n}" for n in part)]
+    expected += ["test_coco_eval_bbox", "epoch", "n_parameters"]
+    assert list(line)[: len(expected)] == expected
+    assert len(line["test_coco_eval_bbox"]) == 12
+    total = sum(line[f"train_{name}"] for name in scaled)
+    assert line["train_loss"] == pytest.approx(total, rel=1e-6)
+    assert line["train_loss_bbox"] == pytest.approx(5 * line["train_loss_bbox_unscaled"])
+
+
+def test_six_layers_give_the_46_and_45_keys_of_the_reference():
+    criterion = build_criterion(Config.preset("coco").model)
+    names = {
+        f"{n}{s}": 1.0
+        for s in ["", "_0", "_1", "_2", "_3", "_4"]
+        for n in ("loss_ce", "class_error", "loss_bbox", "loss_giou", "cardinality_error")
+        if not (s and n == "class_error")
+    }
+    line = _log_part("train", {"lr": 1.0, "loss": 1.0, **names}, criterion.weight_dict)
+    assert len(line) == 46
+
+
+def test_provenance_says_how_the_run_was_made():
+    provenance = RunFolder("runs/unbroken").read_provenance()
+    assert provenance["seed"] == 0
+    assert provenance["global_batch"] == 4
+    assert provenance["steps_per_epoch"] == 3
+    assert provenance["wall_time_s"] > 0
+    assert provenance["peak_memory_mb"] > 0
+    assert set(provenance["data"]) == {"instances_train2017", "instances_val2017"}
+
+
+def test_run_evaluates_any_split_as_its_log_says():
+    run = load_run("runs/unbroken")
+    evaluation = run.evaluate()
+    logged = run.log["test_coco_eval_bbox"].iloc[-1]
+    assert evaluation.metrics.stats == pytest.approx(logged, abs=1e-6)
+    assert run.log["test_loss"].iloc[-1] == pytest.approx(evaluation.log["test_loss"], rel=1e-2)
+    test = run.evaluate("test2017")
+    assert len(test.detections) == 4
+    dataset = open_split(run.config.data, "test2017")
+    again = evaluate_coco(load_ground_truth(dataset.annotations), test.detections)
+    assert again == test.metrics
+
+
+def test_init_from_starts_at_a_runs_weights_with_a_fresh_schedule(monkeypatch):
+    started = {}
+
+    def note(self, epoch, progress):
+        started.update({k: v.clone() for k, v in self.model.state_dict().items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detrnb.engine._Training.train_epoch", note)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(init_from="runs/unbroken"), name="started")
+    expected = load_run("runs/unbroken", checkpoint="best").model.state_dict()
+    assert all(torch.equal(tensor.cpu(), expected[key]) for key, tensor in started.items())
+    assert log_of("unbroken")
+    shutil.rmtree("runs/started")
+
+
+def test_nan_in_weights_stops_the_run_naming_step_image_and_tensor(monkeypatch):
+    with monkeypatch.context() as patch:
+        _stop_at(patch, "train_epoch", epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), name="diverging")
+    state = torch.load("runs/diverging/last.pt", weights_only=True)
+    good = (state["epoch"], log_of("diverging"))
+    state["model"]["bbox_embed.layers.2.bias"][0] = math.nan
+    torch.save(state, "runs/diverging/last.pt")
+    with pytest.raises(TrainingDiverged, match=r"pred_boxes of decoder layer 1 .*epoch 2, step 1"):
+        fit(tiny(), name="diverging")
+    kept = torch.load("runs/diverging/last.pt", weights_only=True)
+    assert (kept["epoch"], log_of("diverging")) == good
+
+
+def test_infinite_loss_names_the_images_of_the_batch():
+    config = tiny(precision="fp32")
+    accelerator = make_accelerator("fp32")
+    model, criterion = build_detr(config.model), build_criterion(config.model)
+    boxes = torch.full((1, 4), math.inf)
+    target = {"labels": torch.zeros(1, dtype=torch.int64), "boxes": boxes, "image_id": 77}
+    loader = [(torch.zeros(1, 112, 8, 8), torch.zeros(1, 128, 128, dtype=torch.bool), [target])]
+    optimizer = build_optimizer(model, config.train)
+    with pytest.raises(TrainingDiverged, match=r"image ids \[77\]"):
+        train_one_epoch(model, criterion, loader, optimizer, accelerator, config.train, 0)
+
+
+def test_wrong_number_of_classes_is_refused_before_training():
+    config = Config.preset("smoke", overrides={**TINY, "model.num_classes": 5})
+    with pytest.raises(ValueError, match=r"has 4 classes, model\.num_classes is 5; set"):
+        fit(config, name="classes")
+
+
+def test_missing_data_is_named():
+    config = Config.preset("coco", overrides={"data.path": "data/nowhere"})
+    with pytest.raises(ValueError, match="COCO layout"):
+        open_split(config.data, "val2017")
+
+
+def test_empty_or_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_run(tmp_path)
+    shutil.copy("runs/unbroken/config.json", tmp_path)
+    with pytest.raises(ValueError, match=r"no weights at .*last\.pt"):
+        load_run(tmp_path)
+
+
+def test_step_schedule_drops_once_as_the_references():
+    train = TrainConfig(epochs=6, lr_drop=2)
+    factors = [learning_rate_factor(train, step, 3) for step in range(18)]
+    assert factors == pytest.approx([1] * 6 + [0.1] * 6 + [0.01] * 6)
+
+
+def test_cosine_schedule_rises_then_falls_to_nothing():
+    train = TrainConfig(epochs=2, schedule="cosine", warmup=0.2)
+    factors = [learning_rate_factor(train, step, 10) for step in range(20)]
+    assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert factors[4] == 1
+    assert factors[12] == pytest.approx(0.5)
+    assert sorted(factors[4:], reverse=True) == factors[4:]
+    assert 0 < factors[-1] < 0.02
+
+
+def test_sampler_order_depends_on_seed_and_epoch_alone():
+    sampler = EpochSampler(10, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    sampler.set_epoch(0)
+    assert list(sampler) == first != second
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert list(EpochSampler(10, seed=2)) != first
