@@ -54,10 +54,12 @@ class MultiheadAttention(nn.Module):
         if not self.record:
             # On a CPU torch's fused kernel is many times slower backward in bf16 than in fp32
             # (bench/training_step.py), so bf16 stops at its door there.
-            with torch.autocast(q.device.type, enabled=q.device.type != "cpu"):
-                if q.device.type == "cpu":
-                    q, k, v = q.float(), k.float(), v.float()
-                return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
+            if q.device.type == "cpu":
+                with torch.autocast("cpu", enabled=False):
+                    return F.scaled_dot_product_attention(
+                        q.float(), k.float(), v.float(), attn_mask=keep, dropout_p=dropout
+                    )
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         if keep is not None:
             scores = scores.masked_fill(~keep, float("-inf"))

@@ -102,6 +102,7 @@ class TimmBody(nn.Module):
         self.mean, self.std = tuple(pretrained["mean"]), tuple(pretrained["std"])
         self.num_channels, self.stride = self.model.feature_info.channels()[0], stride
         self.requires_grad_(trainable)
+        self.train()
 
     def train(self, mode: bool = True) -> "TimmBody":
         """Norms (and stochastic depth) stay as in evaluation: their statistics are ImageNet's."""
@@ -138,7 +139,6 @@ class Backbone(nn.Module):
                 f"unknown backbone {name!r}: neither a torchvision ResNet (resnet18, resnet50,"
                 " resnet101, ...) nor a timm model (timm.list_models() names them)"
             )
-        self.body.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, C, H/stride, W/stride)."""

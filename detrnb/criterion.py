@@ -79,7 +79,7 @@ class SetCriterion(nn.Module):
         Raises:
             matcher.NonFiniteError: predictions are NaN or infinite.
         """
-        layers = [*outputs["aux_outputs"], outputs]
+        layers = [*outputs.get("aux_outputs", []), outputs]
         logits = torch.stack([x["pred_logits"] for x in layers]).float()
         boxes = torch.stack([x["pred_boxes"] for x in layers]).float()
         matches = self.matcher(logits, boxes, targets)

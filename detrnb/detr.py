@@ -6,6 +6,7 @@ Source: Carion et al., End-to-End Object Detection with Transformers, ECCV 2020,
 
 import importlib
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -103,15 +104,15 @@ class DETR(nn.Module):
 
 
 def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
-    """Build the model a config describes, with fresh weights drawn from torch's global seed.
+    """Build the model a config describes, with fresh weights. No file or network is read.
 
-    Every parameter is drawn from a stream of its own, named by the parameter: for one seed, models
-    that differ in a part have equal initial weights in all others. No file or network is read.
+    Every parameter is drawn from a stream of its own, given by torch's seed (`torch.manual_seed`)
+    and the parameter's name, on whatever device: for one seed, models that differ in a part have
+    equal initial weights in all others, and a model built twice is the same.
 
     Raises:
         ValueError: unknown backbone or a stride it does not have.
     """
-    seed = int(torch.randint(2**62, ()))
     parts = {variant.part: variant for variant in resolve(config.variant)}
 
     def make(part: str, *args: object, **kwargs: object) -> nn.Module:
@@ -147,7 +148,7 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
         config.num_classes,
         config.num_queries,
     )
-    _initialize(model, seed)
+    _initialize(model, torch.initial_seed())
     return model
 
 
@@ -158,29 +159,31 @@ def _initialize(model: DETR, seed: int) -> None:
     Transformer: Xavier-uniform matrices, attention biases 0. Heads, projection and all other
     biases: torch's defaults. Queries: N(0, 1). A variant's own parameters stay as it made them.
     """
+
+    def draw(parameter: nn.Parameter, name: str, fill: Callable, *args: float) -> None:
+        generator = torch.Generator("cpu").manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
+        values = torch.empty(parameter.shape, device="cpu")
+        parameter.copy_(fill(values, *args, generator=generator))
+
     for path, module in model.named_modules():
-        if path.startswith("backbone") and not isinstance(module, nn.Conv2d):
-            continue
-        generator = torch.Generator().manual_seed(seed ^ zlib.crc32(path.encode()))
         if isinstance(module, MultiheadAttention):
-            nn.init.xavier_uniform_(module.in_proj_weight, generator=generator)
+            draw(module.in_proj_weight, path + ".in_proj_weight", nn.init.xavier_uniform_)
             nn.init.zeros_(module.in_proj_bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, generator=generator)
+            draw(module.weight, path + ".weight", nn.init.normal_)
         elif isinstance(module, nn.Linear | nn.Conv2d):
-            fan_in = module.weight[0].numel()
-            if path.startswith("backbone"):  # only kept where no pretrained weights are loaded
-                nn.init.kaiming_normal_(
-                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
+            bound = module.weight[0].numel() ** -0.5
+            if path.startswith("backbone"):  # stays only where no pretrained weights are loaded
+                fan_out = module.weight[:, 0].numel()
+                draw(module.weight, path + ".weight", nn.init.normal_, 0.0, (2 / fan_out) ** 0.5)
             elif path.startswith("transformer"):
-                nn.init.xavier_uniform_(module.weight, generator=generator)
+                draw(module.weight, path + ".weight", nn.init.xavier_uniform_)
             else:
-                nn.init.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+                draw(module.weight, path + ".weight", nn.init.uniform_, -bound, bound)
             if path.endswith("out_proj"):
                 nn.init.zeros_(module.bias)
             elif module.bias is not None:
-                nn.init.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+                draw(module.bias, path + ".bias", nn.init.uniform_, -bound, bound)
 
 
 def build_criterion(config: ModelConfig) -> SetCriterion:
@@ -231,7 +234,22 @@ def load_weights(model: DETR, path: str | Path) -> None:
         raise ValueError(f"no weights at {path}: expected a checkpoint such as a run's best.pt")
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("model", state)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {path} do not fit this model: {error}") from error
+    ours = model.state_dict()
+    faults = {
+        "missing": ours.keys() - state.keys(),
+        "not in this model": state.keys() - ours.keys(),
+        "of another shape": {
+            k for k in ours.keys() & state.keys() if ours[k].shape != state[k].shape
+        },
+    }
+    if any(faults.values()):
+        listed = "; ".join(
+            f"{len(names)} {fault}, such as {', '.join(sorted(names)[:3])}"
+            for fault, names in faults.items()
+            if names
+        )
+        raise ValueError(
+            f"the weights in {path} do not fit this model: {listed}. Build it from the config that"
+            " they were trained with"
+        )
+    model.load_state_dict(state)
