@@ -85,7 +85,7 @@ class ModelConfig(_Section):
 class ToyConfig(_Section):
     """The generated set of handwritten digits on photographs (datasets/toy.py)."""
 
-    num_images: tuple[Positive, Positive, Positive] = (8000, 500, 1000)  # train, val, test
+    num_images: tuple[Positive, Positive, Positive] = (12000, 500, 1000)  # train, val, test
     image_size: Positive = 128
     digits: tuple[int, ...] = (0, 3, 4, 7)
     objects: tuple[Positive, Positive] = (1, 4)
@@ -264,7 +264,7 @@ _TOY: dict[str, object] = {
     "data.crop": False,
     "data.flip": False,  # a mirrored digit is another sign
     "data.num_workers": 0,
-    "train.epochs": 8,
+    "train.epochs": 6,
     "train.batch_size": 32,
     "train.lr": 5e-4,
     "train.lr_backbone": 0.0,

@@ -60,7 +60,7 @@ def collate_features(batch: list[tuple[Tensor, Target]]) -> Batch:
 
 
 def compute_features(
-    source: CocoDataset, encode: Callable[[Tensor, Tensor], Tensor], batch_size: int = 64
+    source: CocoDataset, encode: Callable[[Tensor, Tensor], Tensor], batch_size: int = 32
 ) -> FeatureDataset:
     """Run the backbone once over a data set.
 

@@ -93,7 +93,7 @@ class ToySettings:
 def make_toy(
     path: Path,
     *,
-    num_images: tuple[int, int, int] = (8000, 500, 1000),
+    num_images: tuple[int, int, int] = (12000, 500, 1000),
     image_size: int = 128,
     digits: tuple[int, ...] = (0, 3, 4, 7),
     objects: tuple[int, int] = (1, 4),
