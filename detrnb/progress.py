@@ -8,6 +8,8 @@ from tqdm import tqdm
 from detrnb.plots import plot_curves
 from detrnb.runs import log_table
 
+REFRESH_SECONDS = 0.5  # between two updates of the bar
+
 
 def _in_kernel() -> bool:
     """Whether a Jupyter kernel runs this; IPython is only there if somebody started it."""
@@ -30,14 +32,14 @@ class Progress:
     """
 
     def __init__(self, name: str, epochs: int, steps: int) -> None:
-        self.name, self.epochs = name, epochs
+        self.name, self.epochs, self.reached = name, epochs, 0
         self.kernel = _in_kernel()
         shown = self.kernel or sys.stderr.isatty()
         self.bar = tqdm(
             total=steps,
             disable=not shown,
             file=io.StringIO() if self.kernel else sys.stderr,
-            mininterval=0.5,
+            mininterval=REFRESH_SECONDS,
             leave=False,
         )
         self._displays: dict[str, object] = {}
@@ -60,7 +62,7 @@ class Progress:
         self.bar.update()
         if self.kernel and self.bar.last_print_t != self._drawn:
             self._drawn = self.bar.last_print_t
-            self._show("bar", Text(str(self.bar)))
+            self._show("bar", _Text(str(self.bar)))
 
     def epoch(self, log: list[dict], seconds: float, remaining: float) -> None:
         """After an epoch was evaluated and logged.
@@ -70,26 +72,28 @@ class Progress:
             seconds: what the epoch took; remaining: estimate for the rest.
         """
         line = log[-1]
+        self.reached = line["epoch"] + 1
         ap, ap50 = line["test_coco_eval_bbox"][:2]
-        print(
-            f"epoch {line['epoch'] + 1}/{self.epochs}  loss {line['train_loss']:.3f}"
+        left = f"  about {_duration(remaining)} left" if remaining else ""
+        tqdm.write(
+            f"epoch {self.reached}/{self.epochs}  loss {line['train_loss']:.3f}"
             f"  val loss {line['test_loss']:.3f}  AP {ap:.3f}  AP50 {ap50:.3f}"
-            f"  {_duration(seconds)}"
-            + (f"  about {_duration(remaining)} left" if remaining else ""),
-            flush=True,
+            f"  {_duration(seconds)}{left}",
+            file=sys.stdout,
         )
+        sys.stdout.flush()
         self.bar.reset()
         if self.kernel:
             self._show("plot", plot_curves({self.name: log_table(log)}))
 
     def close(self) -> None:
-        """When training is over."""
-        if self.kernel and self._displays.get("bar"):
-            self._show("bar", Text(f"{self.name}: {self.epochs} epochs trained"))
+        """When training is over, or broke off."""
+        if "bar" in self._displays:
+            self._show("bar", _Text(f"{self.name}: {self.reached} of {self.epochs} epochs"))
         self.bar.close()
 
 
-class Text:
+class _Text:
     """A line that a notebook shows without quotes."""
 
     def __init__(self, text: str) -> None:

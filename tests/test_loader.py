@@ -1,0 +1,67 @@
+"""Batches: features computed once equal those computed on the fly, and unfit data is refused."""
+
+import pytest
+import torch
+
+from detrnb.config import Config
+from detrnb.datasets.loader import compute_features, make_loader
+from detrnb.detr import build_detr
+from detrnb.engine import open_split
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture
+def config(project, monkeypatch) -> Config:
+    monkeypatch.chdir(project)
+    return Config.preset("smoke", overrides={"data.toy.num_images": (10, 5, 2)})
+
+
+def test_cached_features_equal_those_of_the_images(config):
+    model = build_detr(config.model, train_backbone=False).eval()
+    val = open_split(config.data, "val2017")
+
+    @torch.no_grad()
+    def encode(images, padding_mask):
+        return model.backbone[0](model.normalize(images, padding_mask))
+
+    cached = make_loader(compute_features(val, encode, batch_size=2), 5, num_workers=0)
+    (features, mask, targets), *rest = cached
+    assert not rest
+    images, image_mask, image_targets = next(iter(make_loader(val, 5, num_workers=0)))
+    torch.testing.assert_close(features, encode(images, image_mask), atol=1e-4, rtol=1e-4)
+    assert torch.equal(mask, image_mask)
+    assert [t["image_id"] for t in targets] == [t["image_id"] for t in image_targets]
+    with torch.no_grad():
+        direct = model(model.normalize(images, image_mask), image_mask)["pred_boxes"]
+        through = model(None, mask, features=features)["pred_boxes"]
+    torch.testing.assert_close(through, direct, atol=1e-4, rtol=1e-4)
+
+
+def test_features_of_images_of_two_sizes_are_refused(config):
+    val = open_split(config.data, "val2017")
+    transform = val.transform
+    val.transform = lambda image, boxes, labels, rng: transform(
+        image.crop((0, 0, 128, 100)) if len(labels) > 1 else image, boxes, labels, rng
+    )
+    with pytest.raises(ValueError, match=r"needs images of one size; .*\(100, 128\), \(128, 128\)"):
+        compute_features(val, lambda images, mask: images.float()[:, :, :1, :1])
+
+
+def test_fewer_images_than_a_batch_is_refused(config):
+    train = open_split(config.data, "train2017", train=True)
+    with pytest.raises(ValueError, match=r"10 training images are fewer than train\.batch_size 16"):
+        make_loader(train, 16, num_workers=0, seed=0)
+
+
+def test_workers_read_what_one_process_reads(config):
+    train = open_split(config.data, "train2017", train=True)
+    alone = list(make_loader(train, 4, num_workers=0, seed=3))
+    shared = list(make_loader(train, 4, num_workers=2, seed=3))
+    assert len(alone) == len(shared) == 2
+    for (a, _, targets), (b, _, other) in zip(alone, shared, strict=True):
+        assert torch.equal(a, b)
+        assert [t["image_id"] for t in targets] == [t["image_id"] for t in other]
