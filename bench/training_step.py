@@ -20,7 +20,7 @@ from detrnb.attention import MultiheadAttention
 from detrnb.backbone import ResNetBody
 from detrnb.config import Config
 from detrnb.detr import build_criterion
-from detrnb.engine import make_accelerator
+from detrnb.device import make_accelerator
 
 DEVICE = make_accelerator("fp32").device
 

@@ -9,8 +9,9 @@ Masks are True on padding.
 """
 
 from detrnb.config import Config
+from detrnb.datasets.splits import open_split
 from detrnb.detr import build_criterion, build_detr, load_weights, postprocess
-from detrnb.engine import fit, load_run, open_split
+from detrnb.engine import fit, load_run
 from detrnb.registry import VARIANTS
 
 __all__ = [

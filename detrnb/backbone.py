@@ -4,7 +4,6 @@ Building reads no file and no network; `load_backbone_weights` fills pretrained 
 """
 
 import math
-from pathlib import Path
 
 import timm
 import torch
@@ -12,6 +11,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
+
+from detrnb.runs import project_root
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -98,11 +99,18 @@ class TimmBody(nn.Module):
         self.model = timm.create_model(
             name, pretrained=False, features_only=True, out_indices=(strides.index(stride),)
         )
+        self._cut_tail()
         pretrained = self.model.pretrained_cfg
         self.mean, self.std = tuple(pretrained["mean"]), tuple(pretrained["std"])
         self.num_channels, self.stride = self.model.feature_info.channels()[0], stride
         self.requires_grad_(trainable)
         self.train()
+
+    def _cut_tail(self) -> None:
+        """Drop stages after the one whose features are used, which timm's EfficientNets keep."""
+        name, _, stage = self.model.feature_info.module_name()[0].partition(".")
+        if name == "blocks" and isinstance(getattr(self.model, "blocks", None), nn.Sequential):
+            self.model.blocks = self.model.blocks[: int(stage) + 1]
 
     def train(self, mode: bool = True) -> "TimmBody":
         """Norms (and stochastic depth) stay as in evaluation: their statistics are ImageNet's."""
@@ -133,6 +141,10 @@ class Backbone(nn.Module):
             if not trainable:
                 self.body.requires_grad_(False)
         elif timm.is_model(name):
+            if dilation:
+                raise ValueError(
+                    f"model.dilation is for ResNets; for {name!r} set model.stride instead"
+                )
             self.body = TimmBody(name, stride, trainable)
         else:
             raise ValueError(
@@ -211,7 +223,8 @@ def _pretrained_state(name: str, body: ResNetBody | TimmBody) -> dict[str, Tenso
         if isinstance(body, ResNetBody):
             weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
             return weights.get_state_dict(progress=False, check_hash=True)
-        return timm.create_model(name, pretrained=True).state_dict()
+        # In the same form as the body: timm renames layers where it cuts features out.
+        return timm.create_model(name, pretrained=True, features_only=True).state_dict()
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"ImageNet weights of backbone {name!r} could not be had ({error}). Without a network"
@@ -227,7 +240,8 @@ def load_backbone_weights(backbone: Backbone, name: str, source: str) -> None:
         backbone: as built for `name`.
         name: the backbone's name.
         source: `imagenet` (the library's own; torchvision's V1, as the reference uses), `none`
-            (leave it as it is) or a path of a state dict under the library's names.
+            (leave it as it is) or a path, from the project's folder, of a state dict under the
+            library's names.
 
     Raises:
         ValueError: the weights could not be had, or lack a layer.
@@ -237,12 +251,13 @@ def load_backbone_weights(backbone: Backbone, name: str, source: str) -> None:
     if source == "imagenet":
         state = _pretrained_state(name, backbone.body)
     else:
-        if not Path(source).is_file():
+        path = project_root() / source
+        if not path.is_file():
             raise ValueError(
                 f"model.backbone_weights is {source!r}: no such file;"
                 " expected 'imagenet', 'none' or the path of a state dict"
             )
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     body = backbone.body.model if isinstance(backbone.body, TimmBody) else backbone.body
     missing = body.load_state_dict(state, strict=False).missing_keys
     if missing:

@@ -34,7 +34,7 @@ class ModelConfig(_Section):
     num_classes: Positive = 91  # without no-object
     num_queries: Positive = 100
     backbone: str = "resnet50"
-    backbone_weights: str = "imagenet"  # or 'none', or a path
+    backbone_weights: str = "imagenet"  # or 'none', or a path from the project's folder
     stride: Positive = 32
     dilation: bool = False
     d_model: Positive = 256
@@ -125,7 +125,7 @@ class DataConfig(_Section):
 class TrainConfig(_Section):
     """How it is trained. Defaults are the reference's (its main.py)."""
 
-    seed: NonNegative = 42
+    seed: NonNegative = 0
     epochs: Positive = 300
     batch_size: Positive = 2  # of one process
     lr: Rate = 1e-4
@@ -137,7 +137,9 @@ class TrainConfig(_Section):
     clip_max_norm: Weight = 0.1  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     cache_features: bool = False  # compute the frozen backbone's features once
-    init_from: str | None = None  # weights to start from: a checkpoint or run folder
+    init_from: str | None = (
+        None  # weights to start from: checkpoint or run, from the project's folder
+    )
 
 
 class Config(_Section):

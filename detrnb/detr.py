@@ -5,6 +5,7 @@ Source: Carion et al., End-to-End Object Detection with Transformers, ECCV 2020,
 """
 
 import importlib
+import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,12 @@ class DETR(nn.Module):
         self.transformer = transformer
         self.class_embed = nn.Linear(d_model, num_classes + 1)
         self.bbox_embed = MLP(d_model, 4)
+
+    def place(self, device: torch.device) -> "DETR":
+        """Move to a device, the backbone's weights laid out as its images come (channels last)."""
+        self.to(device)
+        self.backbone[0].to(memory_format=torch.channels_last)
+        return self
 
     def normalize(self, images: Tensor, padding_mask: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 -> float as the backbone expects; padding becomes 0."""
@@ -157,7 +164,8 @@ def _initialize(model: DETR, seed: int) -> None:
     """The reference's initialisation, each tensor from a stream named after it.
 
     Transformer: Xavier-uniform matrices, attention biases 0. Heads, projection and all other
-    biases: torch's defaults. Queries: N(0, 1). A variant's own parameters stay as it made them.
+    biases: torch's defaults. Queries: N(0, 1). Norms, and parameters that a variant holds itself
+    rather than in a linear layer, stay as they were made.
     """
 
     def draw(parameter: nn.Parameter, name: str, fill: Callable, *args: float) -> None:
@@ -232,7 +240,13 @@ def load_weights(model: DETR, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no weights at {path}: expected a checkpoint such as a run's best.pt")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read as weights ({str(error).splitlines()[0]}); expected a dict of"
+            " tensors saved by torch.save, without other Python objects"
+        ) from error
     state = state.get("model", state)
     ours = model.state_dict()
     faults = {

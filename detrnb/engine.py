@@ -1,110 +1,33 @@
-"""Training and evaluation: `Config` in, run folder out.
+"""Runs: `Config` in, run folder out.
 
 A run folder is all that is kept: `fit` goes on from what it finds there, `load_run` rebuilds the
 model from it.
 """
 
-import math
-import os
-import resource
-import shutil
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import Tensor
 
-from detrnb.backbone import load_backbone_weights
-from detrnb.config import Config, DataConfig
-from detrnb.datasets.coco import CocoDataset, data_paths, fingerprint
-from detrnb.datasets.loader import compute_features, make_loader
-from detrnb.datasets.toy import make_toy
-from detrnb.datasets.transforms import EvalTransform, TrainTransform
+from detrnb.config import Config
+from detrnb.datasets.loader import make_loader
+from detrnb.datasets.splits import open_split
 from detrnb.detr import DETR, build_criterion, build_detr, load_weights
-from detrnb.epoch import Evaluation, build_optimizer, evaluate, train_one_epoch
+from detrnb.device import make_accelerator
+from detrnb.epoch import Evaluation, evaluate
 from detrnb.progress import Progress
 from detrnb.runs import (
     RunFolder,
     config_differences,
     log_table,
     project_root,
-    provenance,
     read_log,
     run_name,
 )
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    """The device, precision and processes to run with; the only place that chooses a device.
-
-    `auto` is bf16 where the hardware computes in it, fp16 on other CUDA devices (a T4 only emulates
-    bf16), else fp32.
-    """
-    if precision == "auto":
-        if torch.cuda.is_available():
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-            precision = "bf16" if native else "fp16"
-        else:
-            # Only newer torch tells what the processor can do.
-            capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-            precision = "bf16" if capabilities.get("amx_bf16") else "fp32"
-    # accelerate keeps one state a process and refuses another precision; a notebook may want it.
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-
-
-def _place(model: DETR, accelerator: Accelerator) -> DETR:
-    """The model on its device, the backbone's weights laid out as its images come."""
-    model.to(accelerator.device)
-    model.backbone[0].to(memory_format=torch.channels_last)
-    return model
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def open_split(data: DataConfig, split: str, *, train: bool = False, seed: int = 0) -> CocoDataset:
-    """One split of a config's data set, generated first where it is the toy set.
-
-    Args:
-        split: such as `val2017`.
-        train: whether images are augmented as in training.
-        seed: of the augmentation.
-
-    Raises:
-        ValueError: folder or annotations are missing or malformed.
-    """
-    root = project_root() / data.path
-    if data.toy is not None:
-        make_toy(root, **data.toy.model_dump())
-    if train and data.train_sizes is not None:
-        transform = TrainTransform(
-            data.train_sizes, data.max_size, (384, 600) if data.crop else None, data.flip
-        )
-    else:
-        size = None if train else data.eval_size
-        transform = EvalTransform(size, data.max_size)
-    images, annotations = data_paths(root, split)
-    return CocoDataset(images, annotations, transform, seed=seed, contiguous=data.contiguous_labels)
-
-
-def _require_classes(dataset: CocoDataset, num_classes: int) -> None:
-    if dataset.num_classes != num_classes:
-        raise ValueError(
-            f"{dataset.annotations} has {dataset.num_classes} classes, model.num_classes is"
-            f" {num_classes}; set model.num_classes={dataset.num_classes}"
-        )
+from detrnb.training import Training
 
 
 @dataclass(frozen=True)
@@ -129,7 +52,9 @@ class Run:
         """Losses, metrics and detections on a split, the validation split unless named."""
         dataset = open_split(self.config.data, split or self.config.data.val_split)
         accelerator = make_accelerator(self.config.train.precision)
-        loader = make_loader(dataset, self.config.train.batch_size, num_workers=0)
+        loader = make_loader(
+            dataset, self.config.train.batch_size, num_workers=self.config.data.num_workers
+        )
         criterion = build_criterion(self.config.model).to(accelerator.device)
         return evaluate(self.model, criterion, accelerator.prepare(loader), accelerator)
 
@@ -147,14 +72,7 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
     config = Config.from_dict(folder.read_config())
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     load_weights(model, folder.last if checkpoint == "last" else folder.best)
-    return Run(folder.path, config, _place(model, make_accelerator("fp32")).eval())
-
-
-def _save(path: Path, content: dict) -> None:
-    """Write a checkpoint wholly or not at all."""
-    beside = path.with_suffix(".tmp")
-    torch.save(content, beside)
-    os.replace(beside, path)
+    return Run(folder.path, config, model.place(make_accelerator("fp32").device).eval())
 
 
 def _open_folder(folder: RunFolder, config: Config, resume: str) -> dict | None:
@@ -175,133 +93,22 @@ def _open_folder(folder: RunFolder, config: Config, resume: str) -> dict | None:
             )
     folder.create(settings)
     folder.repair_log()
-    if not folder.last.exists():
-        return None
-    return torch.load(folder.last, map_location="cpu", weights_only=True)
-
-
-class _Training:
-    """What `fit` holds while it trains: data, model, optimizer, and the run folder it writes."""
-
-    def __init__(self, config: Config, folder: RunFolder, state: dict | None) -> None:
-        self.config, self.folder = config, folder
-        self.accelerator = make_accelerator(config.train.precision)
-        train, data = config.train, config.data
-        datasets = [
-            open_split(data, data.train_split, train=True, seed=train.seed),
-            open_split(data, data.val_split),
-        ]
-        for dataset in datasets:
-            _require_classes(dataset, config.model.num_classes)
-        torch.manual_seed(train.seed)
-        model = build_detr(config.model, train_backbone=train.lr_backbone > 0)
-        if state is not None:
-            model.load_state_dict(state["model"])
-        elif train.init_from is not None:
-            start = Path(train.init_from)
-            load_weights(model, RunFolder(start).best if start.is_dir() else start)
-        else:
-            load_backbone_weights(
-                model.backbone[0], config.model.backbone, config.model.backbone_weights
-            )
-        _place(model, self.accelerator)
-        self.provenance = {
-            **provenance(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "precision": self.accelerator.mixed_precision,
-            "seed": train.seed,
-            "data": {d.annotations.stem: fingerprint(d.annotations) for d in datasets},
-            "global_batch": train.batch_size * self.accelerator.num_processes,
-        }
-        if train.cache_features:
-            datasets = [compute_features(d, self._encoder(model)) for d in datasets]
-        pin = self.accelerator.device.type == "cuda"
-        loaders = [
-            make_loader(
-                d, train.batch_size, num_workers=data.num_workers, seed=seed, pin_memory=pin
-            )
-            for d, seed in zip(datasets, (train.seed, None), strict=True)
-        ]
-        self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.criterion = build_criterion(config.model).to(self.accelerator.device)
-        self.train_set = datasets[0]
-        self.model, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
-            model, build_optimizer(model, train), *loaders
+    state = None
+    if folder.last.exists():
+        state = torch.load(folder.last, map_location="cpu", weights_only=True)
+    trained, logged = 0 if state is None else state["epoch"] + 1, _epochs(folder)
+    if logged not in (trained, trained - 1):  # the last epoch may lack its evaluation
+        raise ValueError(
+            f"{folder.path}: log.txt holds {logged} epochs, last.pt {trained}; they are not of one"
+            " run. Bring back what is missing, or delete the folder"
         )
-        self.provenance["steps_per_epoch"] = len(self.train_loader)
-        if state is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
+    return state
 
-    def _encoder(self, model: DETR) -> Callable[[Tensor, Tensor], Tensor]:
-        """What turns images into features once and for all."""
 
-        @torch.no_grad()
-        def encode(images: Tensor, padding_mask: Tensor) -> Tensor:
-            device = self.accelerator.device
-            images, padding_mask = images.to(device), padding_mask.to(device)
-            with self.accelerator.autocast():
-                return model.backbone[0](model.normalize(images, padding_mask))
-
-        model.eval()
-        return encode
-
-    def train_epoch(self, epoch: int, progress: Progress) -> dict:
-        """Train one epoch and write its checkpoint."""
-        # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws.
-        torch.manual_seed(self.config.train.seed * 1_000_003 + epoch)
-        self.train_loader.set_epoch(epoch)
-        if isinstance(self.train_set, CocoDataset):
-            self.train_set.set_epoch(epoch)
-        line = train_one_epoch(
-            self.model,
-            self.criterion,
-            self.train_loader,
-            self.optimizer,
-            self.accelerator,
-            self.config.train,
-            epoch,
-            progress.step,
-        )
-        scaler = self.accelerator.scaler
-        state = {
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "epoch": epoch,
-            "train_line": line,
-        }
-        if self.accelerator.is_main_process:
-            _save(self.folder.last, state)
-        return line
-
-    def evaluate_epoch(self, epoch: int, train_line: dict) -> None:
-        """Evaluate the model, keep it if it is the best, write the epoch's log line."""
-        result = evaluate(self.model, self.criterion, self.val_loader, self.accelerator)
-        line = {
-            **train_line,
-            **result.log,
-            "test_coco_eval_bbox": result.metrics.stats,
-            "epoch": epoch,
-            "n_parameters": self.num_parameters,
-            "test_coco_eval_bbox_per_class": result.metrics.per_class,
-        }
-        if not self.accelerator.is_main_process:
-            return
-        best = max((e["test_coco_eval_bbox"][0] for e in self.folder.read_log()), default=-math.inf)
-        if result.metrics.stats[0] > best:
-            beside = self.folder.best.with_suffix(".tmp")
-            shutil.copyfile(self.folder.last, beside)
-            os.replace(beside, self.folder.best)
-        self.folder.append_log(line)
-
-    def write_provenance(self, seconds: float) -> None:
-        """Say how the run was made, with what it took so far."""
-        if self.accelerator.is_main_process:
-            peak = _peak_memory_mb(self.accelerator.device)
-            measured = {"wall_time_s": seconds, "peak_memory_mb": peak}
-            self.folder.write_provenance(self.provenance | measured)
+def _epochs(folder: RunFolder) -> int:
+    """Epochs that are logged."""
+    log = folder.read_log()
+    return log[-1]["epoch"] + 1 if log else 0
 
 
 def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | None = None) -> Run:
@@ -322,9 +129,11 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, settings)
     folder = RunFolder(project_root() / "runs" / name)
     state = _open_folder(folder, config, resume)
-    done = len(folder.read_log())
-    if done < config.train.epochs:
+    if _epochs(folder) < config.train.epochs:
         _train(config, folder, state)
+    else:
+        began = folder.read_provenance().get("started", "an unknown time")
+        print(f"{folder.path.name}: opened the finished run of {began}; delete it to train anew")
     return load_run(folder.path)
 
 
@@ -332,9 +141,10 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     """The epochs that are missing in a run folder."""
     before = folder.read_provenance().get("wall_time_s", 0.0)
     begin = time.perf_counter()
-    training = _Training(config, folder, state)
+    training = Training(config, folder, state)
+    training.write_provenance(before)
     progress = Progress(folder.path.name, config.train.epochs, len(training.train_loader))
-    logged = len(folder.read_log())
+    logged = _epochs(folder)
     first = 0 if state is None else state["epoch"]
     try:
         for epoch in range(first, config.train.epochs):

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from detrnb.config import TrainConfig
-from detrnb.criterion import SetCriterion
+from detrnb.criterion import SetCriterion, Targets
 from detrnb.detr import DETR, postprocess
 from detrnb.evaluate import CocoMetrics, evaluate_coco, load_ground_truth
 from detrnb.matcher import NonFiniteError
@@ -69,6 +69,16 @@ def _checked_values(loss: Tensor, losses: dict[str, Tensor]) -> dict[str, float]
     if bad:
         raise NonFiniteError(bad[-1], [])
     return values
+
+
+def _diverged(error: NonFiniteError, where: str, targets: Targets) -> TrainingDiverged:
+    """The error that tells the user what became NaN or infinite, where, and on which images."""
+    ids = [target["image_id"] for target in targets]
+    images = [ids[i] for i in error.images] or ids
+    return TrainingDiverged(
+        f"{error.tensor} is not finite {where}, image ids {images}. The last checkpoint is kept;"
+        " lower train.lr, or look at these images' boxes"
+    )
 
 
 def learning_rate_factor(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
@@ -144,13 +154,9 @@ def train_one_epoch(
             if accelerator.scaler is None and not math.isfinite(norm):
                 raise NonFiniteError("gradient norm", [])
         except NonFiniteError as error:
-            ids = [t["image_id"] for t in targets]
-            images = [ids[i] for i in error.images] or ids
-            raise TrainingDiverged(
-                f"{error.tensor} is not finite at epoch {epoch + 1}, step {step + 1} (learning rate"
-                f" {optimizer.param_groups[0]['lr']:.2e}), image ids {images}. The last checkpoint"
-                " is kept; lower train.lr, or look at these images' boxes"
-            ) from error
+            rate = optimizer.param_groups[0]["lr"]
+            where = f"at epoch {epoch + 1}, step {step + 1} (learning rate {rate:.2e})"
+            raise _diverged(error, where, targets) from error
         optimizer.step()
         averages.add({"lr": optimizer.param_groups[0]["lr"], **values})
         on_step(values["loss"])
@@ -180,7 +186,11 @@ def evaluate(
     loader: torch.utils.data.DataLoader,
     accelerator: Accelerator,
 ) -> Evaluation:
-    """Losses and COCO metrics over a loader in evaluation mode."""
+    """Losses and COCO metrics over a loader in evaluation mode.
+
+    Raises:
+        TrainingDiverged: a prediction or loss is NaN or infinite; names images and tensor.
+    """
     core = accelerator.unwrap_model(model)
     dataset = getattr(loader.dataset, "source", loader.dataset)
     category_ids = torch.tensor(dataset.category_ids)
@@ -189,9 +199,11 @@ def evaluate(
     for inputs, padding_mask, targets in loader:
         with accelerator.autocast():
             outputs = _forward(model, core, inputs, padding_mask)
-        losses = criterion(outputs, targets)
-        values = torch.stack([criterion.total(losses), *losses.values()]).tolist()
-        averages.add(dict(zip(["loss", *losses], values, strict=True)))
+        try:
+            losses = criterion(outputs, targets)
+            averages.add(_checked_values(criterion.total(losses), losses))
+        except NonFiniteError as error:
+            raise _diverged(error, "in evaluation", targets) from error
         sizes = torch.tensor([t["orig_size"] for t in targets])
         for target, found in zip(targets, postprocess(outputs, sizes), strict=True):
             found = {name: tensor.cpu() for name, tensor in found.items()}

@@ -13,9 +13,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-METRICS = (
-    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"
-)  # fmt: skip
 ERROR_KINDS = (
     "correct",
     "duplicate",
@@ -35,7 +32,7 @@ class CocoMetrics:
     """What pycocotools measures; -1 where there is no ground truth to measure by.
 
     Attributes:
-        stats: the 12 numbers named by METRICS.
+        stats: the 12 numbers named by `runs.COCO_METRICS`.
         per_class: class name -> AP.
         per_class_50: class name -> AP50.
     """

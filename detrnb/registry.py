@@ -1,7 +1,7 @@
 """The variants of DETR by name: which part each replaces, where its class lives, its options.
 
-A variant is one file under `detrnb/variants/` and one entry here. Nothing is imported until a model
-is built, so configs can be read and checked without torch.
+A variant is one file under `detrnb/variants/` and one entry here. Its file is imported only when a
+model with it is built.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,21 @@ from torch import Tensor, nn, stack
 from detrnb.attention import MultiheadAttention
 
 
-class EncoderLayer(nn.Module):
+class _Layer(nn.Module):
+    """What encoder and decoder layers share: feed-forward network, dropout, place of the norms."""
+
+    def __init__(self, d_model: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(d_model, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
+
+    def feedforward_block(self, x: Tensor) -> Tensor:
+        """What the feed-forward network adds to x (B, length, D)."""
+        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
+
+
+class EncoderLayer(_Layer):
     """Self-attention and a feed-forward network, each with residual, dropout and norm."""
 
     def __init__(
@@ -24,22 +38,15 @@ class EncoderLayer(nn.Module):
         dropout: float,
         pre_norm: bool,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model, dim_feedforward, dropout, pre_norm)
         self.self_attn = self_attn
-        self.linear1 = nn.Linear(d_model, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, d_model)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
-        self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
 
     def attention_block(self, x: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
         """What the self-attention adds to x (B, S, D); positions enter queries and keys only."""
         query = x + pos
         return self.dropout(self.self_attn(query, query, x, padding_mask))
-
-    def feedforward_block(self, x: Tensor) -> Tensor:
-        """What the feed-forward network adds to x (B, S, D)."""
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
 
     def forward(self, x: Tensor, pos: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """x, pos (B, S, D), padding_mask (B, S) True on padding -> (B, S, D)."""
@@ -65,21 +72,18 @@ class TransformerEncoder(nn.Module):
         return x if self.norm is None else self.norm(x)
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(_Layer):
     """Self-attention among queries, attention to the memory, feed-forward network."""
 
     def __init__(
         self, d_model: int, num_heads: int, dim_feedforward: int, dropout: float, pre_norm: bool
     ) -> None:
-        super().__init__()
+        super().__init__(d_model, dim_feedforward, dropout, pre_norm)
         self.self_attn = MultiheadAttention(d_model, num_heads, dropout)
         self.multihead_attn = MultiheadAttention(d_model, num_heads, dropout)
-        self.linear1 = nn.Linear(d_model, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, d_model)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.norm3 = nn.LayerNorm(d_model)
-        self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
 
     def self_attention_block(self, x: Tensor, query_pos: Tensor) -> Tensor:
         """What attention among the queries adds to x (B, Q, D)."""
@@ -91,10 +95,6 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """What attention to the memory adds to x (B, Q, D); key is memory plus positions."""
         return self.dropout(self.multihead_attn(x + query_pos, key, memory, mask))
-
-    def feedforward_block(self, x: Tensor) -> Tensor:
-        """What the feed-forward network adds to x (B, Q, D)."""
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
 
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, key: Tensor, mask: Tensor | None = None

@@ -67,6 +67,7 @@ def test_timm_backbone_has_the_stride_asked_for_and_frozen_norms(stride):
     features = backbone(torch.randn(2, 3, 64, 96))
     assert features.shape[-2:] == (64 // stride, 96 // stride)
     features.sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())  # nothing unused is carried
     assert all(torch.equal(before[name], buffer) for name, buffer in backbone.named_buffers())
 
 
@@ -95,6 +96,21 @@ def test_packaged_weights_call_the_cat_a_cat():
 def test_impossible_backbones_are_refused(name, stride, message):
     with pytest.raises(ValueError, match=message):
         Backbone(name, stride, dilation=False, trainable=True)
+
+
+def test_dilation_of_a_timm_backbone_is_refused():
+    with pytest.raises(ValueError, match="dilation is for ResNets"):
+        Backbone("tf_efficientnet_lite0", 16, dilation=True, trainable=True)
+
+
+def test_any_timm_model_takes_its_own_weights(tmp_path):
+    """ConvNeXt's layers have other names where features are cut out than in the classifier."""
+    source = timm.create_model("convnext_atto", features_only=True)
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    backbone = Backbone("convnext_atto", 16, dilation=False, trainable=True)
+    load_backbone_weights(backbone, "convnext_atto", str(tmp_path / "weights.pt"))
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(backbone(images), source.eval()(images)[2])
 
 
 def test_weights_from_a_file_load_or_say_what_is_missing(tmp_path):

@@ -2,16 +2,22 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from detrnb import Config, fit, load_run
+import detrnb
+from detrnb import Config, fit, load_run, open_split
 from detrnb.config import TrainConfig
 from detrnb.datasets.loader import EpochSampler
 from detrnb.detr import build_criterion, build_detr
-from detrnb.engine import make_accelerator, open_split
+from detrnb.device import make_accelerator
+from detrnb.engine import Run
 from detrnb.epoch import (
     TrainingDiverged,
     _log_part,
@@ -21,6 +27,7 @@ from detrnb.epoch import (
 )
 from detrnb.evaluate import evaluate_coco, load_ground_truth
 from detrnb.runs import RunFolder
+from detrnb.training import Training
 
 TINY = {
     "model.num_encoder_layers": 1,
@@ -63,28 +70,19 @@ def test_two_runs_of_one_config_give_equal_logs():
 
 def _stop_at(monkeypatch, where: str, epoch: int) -> None:
     """Make the engine die in an epoch, as a killed process would."""
-    method = getattr(__import__("detrnb.engine").engine._Training, where)
+    method = getattr(Training, where)
 
     def dying(self, at, *rest):
         if at == epoch:
             raise KeyboardInterrupt
         return method(self, at, *rest)
 
-    monkeypatch.setattr(f"detrnb.engine._Training.{where}", dying)
+    monkeypatch.setattr(Training, where, dying)
 
 
-@pytest.mark.parametrize("where", ["train_epoch", "evaluate_epoch"])
-def test_killed_run_resumes_to_the_log_of_the_unbroken(monkeypatch, where):
-    name = f"killed-{where}"
-    with monkeypatch.context() as patch:
-        _stop_at(patch, where, epoch=2)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tiny(), name=name)
-    assert len(log_of(name)) == 2
-    with open(f"runs/{name}/log.txt", "a") as file:
-        file.write('{"train_lr": 0.0')  # torn by the crash
-    run = fit(tiny(), name=name)
-    assert log_of(name) == log_of("unbroken")
+def _assert_as_unbroken(run: Run) -> None:
+    """The run's log, best epoch and weights are those of the unbroken run."""
+    assert log_of(run.path.name) == log_of("unbroken")
     best = run.log["AP"].idxmax()
     assert torch.load(run.path / "best.pt", weights_only=True)["epoch"] == best
     expected = load_run("runs/unbroken").model.state_dict()
@@ -92,11 +90,47 @@ def test_killed_run_resumes_to_the_log_of_the_unbroken(monkeypatch, where):
         assert torch.equal(tensor, expected[key]), key
 
 
+def test_run_killed_in_an_epoch_resumes_to_the_log_of_the_unbroken():
+    code = "import sys, json; from detrnb import Config, fit; "
+    code += "fit(Config.from_dict(json.load(sys.stdin)), name='killed')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(Path(detrnb.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    process.stdin.write(tiny().model_dump_json())
+    process.stdin.close()
+    for line in process.stdout:
+        if line.startswith("epoch 2/3"):
+            process.kill()
+            break
+    process.wait()
+    process.stdout.close()
+    assert len(log_of("killed")) == 2
+    with open("runs/killed/log.txt", "a") as file:
+        file.write('{"train_lr": 0.0')  # a line torn by the crash
+    run = fit(tiny(), name="killed")
+    _assert_as_unbroken(run)
+    assert len(run.provenance["resumed"]) == 1
+
+
+def test_run_killed_in_evaluation_evaluates_again_and_loses_no_line(monkeypatch):
+    with monkeypatch.context() as patch:
+        _stop_at(patch, "evaluate_epoch", epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), name="unevaluated")
+    assert len(log_of("unevaluated")) == 1
+    _assert_as_unbroken(fit(tiny(), name="unevaluated"))
+
+
 def test_dropout_and_images_resume_to_the_log_of_the_unbroken(monkeypatch):
     """Nothing cached, everything random: augmentation by epoch and index, dropout by epoch."""
     overrides = {
         **TINY,
         "model.dropout": 0.3,
+        "data.num_workers": 2,
         "data.train_sizes": (96, 128),
         "data.eval_size": 96,
         "data.flip": True,
@@ -114,7 +148,7 @@ def test_dropout_and_images_resume_to_the_log_of_the_unbroken(monkeypatch):
 
 
 def test_finished_run_is_opened_not_trained(monkeypatch):
-    monkeypatch.setattr("detrnb.engine._Training", None)
+    monkeypatch.setattr("detrnb.engine.Training", None)
     run = fit(tiny(), name="unbroken")
     assert len(run.log) == 3
     assert not run.model.training
@@ -165,6 +199,8 @@ def test_six_layers_give_the_46_and_45_keys_of_the_reference():
     }
     line = _log_part("train", {"lr": 1.0, "loss": 1.0, **names}, criterion.weight_dict)
     assert len(line) == 46
+    names = {"loss": 1.0, **names}
+    assert len(_log_part("test", names, criterion.weight_dict)) == 45
 
 
 def test_provenance_says_how_the_run_was_made():
@@ -197,7 +233,7 @@ def test_init_from_starts_at_a_runs_weights_with_a_fresh_schedule(monkeypatch):
         started.update({k: v.clone() for k, v in self.model.state_dict().items()})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("detrnb.engine._Training.train_epoch", note)
+    monkeypatch.setattr(Training, "train_epoch", note)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny(init_from="runs/unbroken"), name="started")
     expected = load_run("runs/unbroken", checkpoint="best").model.state_dict()
@@ -219,6 +255,40 @@ def test_nan_in_weights_stops_the_run_naming_step_image_and_tensor(monkeypatch):
         fit(tiny(), name="diverging")
     kept = torch.load("runs/diverging/last.pt", weights_only=True)
     assert (kept["epoch"], log_of("diverging")) == good
+
+
+def test_nan_after_the_epoch_keeps_the_last_checkpoint(monkeypatch):
+    def spoiled(model, *rest):
+        model.bbox_embed.layers[2].bias.data[0] = math.nan
+        return {}
+
+    with monkeypatch.context() as patch:
+        _stop_at(patch, "train_epoch", epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), name="spoiled")
+    before = torch.load("runs/spoiled/last.pt", weights_only=True)
+    monkeypatch.setattr("detrnb.training.train_one_epoch", spoiled)
+    with pytest.raises(TrainingDiverged, match=r"bbox_embed\.layers\.2\.bias .*after epoch 2"):
+        fit(tiny(), name="spoiled")
+    after = torch.load("runs/spoiled/last.pt", weights_only=True)
+    assert after["epoch"] == before["epoch"] == 0
+
+
+def test_log_and_checkpoint_that_disagree_are_refused():
+    shutil.copytree("runs/unbroken", "runs/disagreeing")
+    (RunFolder("runs/disagreeing").log_path).unlink()
+    with pytest.raises(ValueError, match=r"log\.txt holds 0 epochs, last\.pt 3"):
+        fit(tiny(), name="disagreeing")
+
+
+def test_run_does_not_go_on_with_other_data(monkeypatch):
+    with monkeypatch.context() as patch:
+        _stop_at(patch, "train_epoch", epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), name="other-data")
+    monkeypatch.setattr("detrnb.training.fingerprint", lambda annotations: "changed")
+    with pytest.raises(ValueError, match="trained on other annotations"):
+        fit(tiny(), name="other-data")
 
 
 def test_infinite_loss_names_the_images_of_the_batch():

@@ -10,7 +10,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detrnb.evaluate import ERROR_KINDS, METRICS, error_kinds, evaluate_coco, load_ground_truth
+from detrnb.evaluate import ERROR_KINDS, error_kinds, evaluate_coco, load_ground_truth
+from detrnb.runs import COCO_METRICS
 
 CLASSES = {3: "cat", 8: "dog", 11: "bird"}
 
@@ -96,7 +97,7 @@ def test_metrics_equal_pycocotools_fed_by_hand(annotations):
         evaluation.summarize()
     metrics = evaluate_coco(ground_truth, detections)
     assert metrics.stats == evaluation.stats.tolist()
-    assert 0 < metrics.stats[0] < 1 and len(metrics.stats) == len(METRICS)
+    assert 0 < metrics.stats[0] < 1 and len(metrics.stats) == len(COCO_METRICS)
     precision = evaluation.eval["precision"]
     for k, name in enumerate(("cat", "dog")):
         assert metrics.per_class[name] == pytest.approx(precision[:, :, k, 0, 2].mean())
@@ -131,7 +132,7 @@ def test_size_without_ground_truth_is_minus_one(annotations):
     annotations.write_text(json.dumps(content))
     ground_truth = load_ground_truth(annotations)  # without area, crowd mark and usable ids
     stats = dict(
-        zip(METRICS, evaluate_coco(ground_truth, perfect(ground_truth)).stats, strict=True)
+        zip(COCO_METRICS, evaluate_coco(ground_truth, perfect(ground_truth)).stats, strict=True)
     )
     assert stats["AP"] == stats["APs"] == stats["ARs"] == pytest.approx(1)
     assert stats["APm"] == stats["APl"] == stats["ARm"] == stats["ARl"] == -1

@@ -10,11 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrnb"
 # From the ground up; a folder stands for all its files.
 FLOORS = [
     ["registry", "config", "boxes", "runs"],
-    ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots"],
+    ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots", "device"],
     ["transformer", "criterion"],
     ["detr"],
     ["variants"],
-    ["progress", "epoch", "engine"],
+    ["progress", "epoch", "training", "engine"],
     ["train", "workbook", "explore"],
 ]
 WITHOUT_TORCH = {"registry", "config", "runs"}

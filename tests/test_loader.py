@@ -1,12 +1,14 @@
 """Batches: features computed once equal those computed on the fly, and unfit data is refused."""
 
+import itertools
+
 import pytest
 import torch
 
 from detrnb.config import Config
 from detrnb.datasets.loader import compute_features, make_loader
+from detrnb.datasets.splits import open_split
 from detrnb.detr import build_detr
-from detrnb.engine import open_split
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,9 @@ def test_cached_features_equal_those_of_the_images(config):
 
 def test_features_of_images_of_two_sizes_are_refused(config):
     val = open_split(config.data, "val2017")
-    transform = val.transform
+    transform, heights = val.transform, itertools.cycle([128, 100])
     val.transform = lambda image, boxes, labels, rng: transform(
-        image.crop((0, 0, 128, 100)) if len(labels) > 1 else image, boxes, labels, rng
+        image.crop((0, 0, 128, next(heights))), boxes, labels, rng
     )
     with pytest.raises(ValueError, match=r"needs images of one size; .*\(100, 128\), \(128, 128\)"):
         compute_features(val, lambda images, mask: images.float()[:, :, :1, :1])

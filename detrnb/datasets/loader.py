@@ -111,6 +111,8 @@ def make_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        # Its own, or starting workers would draw from the stream that dropout draws from.
+        generator=torch.Generator(),
     )
 
 

@@ -1,0 +1,40 @@
+"""Where a model runs: device, precision, processes, memory."""
+
+import resource
+import sys
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """The device, precision and processes to run with; the only place that chooses a device.
+
+    `auto` is bf16 where the hardware computes in it, fp16 on other CUDA devices (a T4 only emulates
+    bf16), else fp32.
+    """
+    if precision == "auto":
+        if torch.cuda.is_available():
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            precision = "bf16" if native else "fp16"
+        else:
+            # Only newer torch tells what the processor can do.
+            capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+            precision = "bf16" if capabilities.get("amx_bf16") else "fp32"
+    # accelerate keeps one state a process and refuses another precision; a notebook may want it.
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak of this process so far: allocated on a CUDA device, else resident, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,204 @@
+"""A run while it trains: data, model and optimizer, and the run folder they are written to."""
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detrnb.backbone import load_backbone_weights
+from detrnb.config import Config
+from detrnb.datasets.coco import CocoDataset, fingerprint
+from detrnb.datasets.loader import compute_features, make_loader
+from detrnb.datasets.splits import open_split
+from detrnb.detr import DETR, build_criterion, build_detr, load_weights
+from detrnb.device import device_name, make_accelerator, peak_memory_mb
+from detrnb.epoch import TrainingDiverged, build_optimizer, evaluate, train_one_epoch
+from detrnb.progress import Progress
+from detrnb.runs import RunFolder, project_root, provenance
+
+
+def _save(path: Path, content: dict) -> None:
+    """Write a checkpoint wholly or not at all."""
+    beside = path.with_suffix(".tmp")
+    torch.save(content, beside)
+    os.replace(beside, path)
+
+
+class Training:
+    """What `fit` holds while it trains.
+
+    Args:
+        state: checkpoint to go on from, or None to start.
+
+    Raises:
+        ValueError: the data cannot be read, has other classes than the model, or is not the data
+            that the run began with.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, state: dict | None) -> None:
+        self.config, self.folder = config, folder
+        self.accelerator = make_accelerator(config.train.precision)
+        datasets = self._open_data()
+        self.provenance = self._provenance(datasets)
+        model = self._build(state)
+        self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if config.train.cache_features:
+            count = sum(len(dataset) for dataset in datasets)
+            print(f"{folder.path.name}: features of {count:,} images, computed once", flush=True)
+            datasets = [compute_features(d, self._encoder(model)) for d in datasets]
+        self.train_set = datasets[0]
+        self.criterion = build_criterion(config.model).to(self.accelerator.device)
+        self.model, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
+            model, build_optimizer(model, config.train), *self._loaders(datasets)
+        )
+        self.provenance["steps_per_epoch"] = len(self.train_loader)
+        if state is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _open_data(self) -> list[CocoDataset]:
+        """Training and validation split."""
+        data, num_classes = self.config.data, self.config.model.num_classes
+        datasets = [
+            open_split(data, data.train_split, train=True, seed=self.config.train.seed),
+            open_split(data, data.val_split),
+        ]
+        for dataset in datasets:
+            if dataset.num_classes != num_classes:
+                raise ValueError(
+                    f"{dataset.annotations} has {dataset.num_classes} classes, model.num_classes is"
+                    f" {num_classes}; set model.num_classes={dataset.num_classes}"
+                )
+        return datasets
+
+    def _provenance(self, datasets: list[CocoDataset]) -> dict:
+        """How the run is made; of a resumed run, how it began, and when it went on."""
+        fingerprints = {d.annotations.stem: fingerprint(d.annotations) for d in datasets}
+        before, now = self.folder.read_provenance(), provenance()
+        if before and before["data"] != fingerprints:
+            raise ValueError(
+                f"{self.folder.path} was trained on other annotations ({before['data']} there,"
+                f" {fingerprints} now); give this run another name"
+            )
+        if before:
+            going_on = {key: now[key] for key in ("started", "git_commit", "git_dirty")}
+            return before | {"resumed": [*before.get("resumed", []), going_on]}
+        return now | {
+            "device": device_name(self.accelerator.device),
+            "precision": self.accelerator.mixed_precision,
+            "seed": self.config.train.seed,
+            "data": fingerprints,
+            "global_batch": self.config.train.batch_size * self.accelerator.num_processes,
+        }
+
+    def _build(self, state: dict | None) -> DETR:
+        """The model with the weights it goes on or starts from, on its device."""
+        model_config, train = self.config.model, self.config.train
+        torch.manual_seed(train.seed)
+        model = build_detr(model_config, train_backbone=train.lr_backbone > 0)
+        if state is not None:
+            model.load_state_dict(state["model"])
+        elif train.init_from is not None:
+            start = project_root() / train.init_from
+            load_weights(model, RunFolder(start).best if start.is_dir() else start)
+        else:
+            load_backbone_weights(
+                model.backbone[0], model_config.backbone, model_config.backbone_weights
+            )
+        return model.place(self.accelerator.device)
+
+    def _loaders(self, datasets: list[Dataset]) -> list[torch.utils.data.DataLoader]:
+        """Batches to train on, shuffled, and to evaluate."""
+        train = self.config.train
+        return [
+            make_loader(
+                dataset,
+                train.batch_size,
+                num_workers=self.config.data.num_workers,
+                seed=seed,
+                pin_memory=self.accelerator.device.type == "cuda",
+            )
+            for dataset, seed in zip(datasets, (train.seed, None), strict=True)
+        ]
+
+    def _encoder(self, model: DETR) -> Callable[[Tensor, Tensor], Tensor]:
+        """What turns images into features once and for all."""
+
+        @torch.no_grad()
+        def encode(images: Tensor, padding_mask: Tensor) -> Tensor:
+            device = self.accelerator.device
+            images, padding_mask = images.to(device), padding_mask.to(device)
+            with self.accelerator.autocast():
+                return model.backbone[0](model.normalize(images, padding_mask))
+
+        model.eval()
+        return encode
+
+    def train_epoch(self, epoch: int, progress: Progress) -> dict:
+        """Train one epoch and write its checkpoint."""
+        # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws.
+        torch.manual_seed(self.config.train.seed * 1_000_003 + epoch)
+        self.train_loader.set_epoch(epoch)
+        if isinstance(self.train_set, CocoDataset):
+            self.train_set.set_epoch(epoch)
+        line = train_one_epoch(
+            self.model,
+            self.criterion,
+            self.train_loader,
+            self.optimizer,
+            self.accelerator,
+            self.config.train,
+            epoch,
+            progress.step,
+        )
+        scaler = self.accelerator.scaler
+        weights = self.accelerator.unwrap_model(self.model).state_dict()
+        bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+        if bad:
+            raise TrainingDiverged(
+                f"{bad[0]} is not finite after epoch {epoch + 1}; the last checkpoint is kept;"
+                " lower train.lr"
+            )
+        state = {
+            "model": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "epoch": epoch,
+            "train_line": line,
+        }
+        if self.accelerator.is_main_process:
+            _save(self.folder.last, state)
+        return line
+
+    def evaluate_epoch(self, epoch: int, train_line: dict) -> None:
+        """Evaluate the model, keep it if it is the best, write the epoch's log line."""
+        result = evaluate(self.model, self.criterion, self.val_loader, self.accelerator)
+        line = {
+            **train_line,
+            **result.log,
+            "test_coco_eval_bbox": result.metrics.stats,
+            "epoch": epoch,
+            "n_parameters": self.num_parameters,
+            "test_coco_eval_bbox_per_class": result.metrics.per_class,
+        }
+        if not self.accelerator.is_main_process:
+            return
+        best = max((e["test_coco_eval_bbox"][0] for e in self.folder.read_log()), default=-math.inf)
+        if result.metrics.stats[0] > best:
+            beside = self.folder.best.with_suffix(".tmp")
+            shutil.copyfile(self.folder.last, beside)
+            os.replace(beside, self.folder.best)
+        self.folder.append_log(line)
+
+    def write_provenance(self, seconds: float) -> None:
+        """Say how the run was made, with what it took so far."""
+        if self.accelerator.is_main_process:
+            peak = peak_memory_mb(self.accelerator.device)
+            measured = {"wall_time_s": seconds, "peak_memory_mb": peak}
+            self.folder.write_provenance(self.provenance | measured)
