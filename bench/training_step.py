@@ -20,9 +20,9 @@ from detrnb.attention import MultiheadAttention
 from detrnb.backbone import ResNetBody
 from detrnb.config import Config
 from detrnb.detr import build_criterion
-from detrnb.device import make_accelerator
+from detrnb.device import default_device
 
-DEVICE = make_accelerator("fp32").device
+DEVICE = default_device()
 
 
 def timed(function: Callable[[], object]) -> float:

@@ -85,12 +85,44 @@ class ModelConfig(_Section):
 class ToyConfig(_Section):
     """The generated set of handwritten digits on photographs (datasets/toy.py)."""
 
-    num_images: tuple[Positive, Positive, Positive] = (12000, 500, 1000)  # train, val, test
-    image_size: Positive = 128
-    digits: tuple[int, ...] = (0, 3, 4, 7)
-    objects: tuple[Positive, Positive] = (1, 4)
-    scale: tuple[float, float] = (0.15, 0.45)  # long side of a digit over the image's
-    seed: int = 0
+    num_images: tuple[int, int, int] = (12000, 500, 1000)  # train, val, test
+    image_size: int = 128  # side, in pixels
+    digits: tuple[int, ...] = (0, 3, 4, 7)  # the classes, in category order
+    objects: tuple[int, int] = (1, 4)  # fewest and most in an image
+    scale: tuple[float, float] = (0.15, 0.45)  # of a digit's long side, as share of the image's
+    seed: int = 0  # of everything random
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ToyConfig":
+        low, high = self.scale
+        fewest, most = self.objects
+        checks = (
+            (
+                len(self.num_images) == 3 and all(n >= 1 for n in self.num_images),
+                f"num_images is {self.num_images}; expected three counts (train, val, test) from 1",
+            ),
+            (32 <= self.image_size <= 512, f"image_size is {self.image_size}; expected 32 to 512"),
+            (
+                len(self.digits) >= 1 and set(self.digits) <= set(range(10)),
+                f"digits is {self.digits}; expected one or more of 0 to 9",
+            ),
+            (len(set(self.digits)) == len(self.digits), f"digits {self.digits} repeats a digit"),
+            (0 < low <= high <= 1, f"scale is {self.scale}; expected 0 < smallest <= largest <= 1"),
+            (
+                int(high * self.image_size) >= max(8, low * self.image_size),
+                f"scale {self.scale} of {self.image_size} pixels holds no whole number from 8 up",
+            ),
+            (1 <= fewest <= most, f"objects is {self.objects}; expected 1 <= fewest <= most"),
+            (
+                most * low * low <= 0.5,
+                f"{most} objects of scale {low} cannot be placed apart; lower objects or scale",
+            ),
+            (0 <= self.seed < 2**32, f"seed is {self.seed}; expected 0 to 2**32 - 1"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise ValueError(message)
+        return self
 
 
 class DataConfig(_Section):

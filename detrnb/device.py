@@ -4,12 +4,17 @@ import resource
 import sys
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
 
+def default_device() -> torch.device:
+    """Where to run: a GPU where there is one. Nothing else in the package chooses a device."""
+    return PartialState().device
+
+
 def make_accelerator(precision: str) -> Accelerator:
-    """The device, precision and processes to run with; the only place that chooses a device.
+    """The default device with a precision, for all processes of a run.
 
     `auto` is bf16 where the hardware computes in it, fp16 on other CUDA devices (a T4 only emulates
     bf16), else fp32.

@@ -16,7 +16,7 @@ from detrnb.config import Config
 from detrnb.datasets.loader import make_loader
 from detrnb.datasets.splits import open_split
 from detrnb.detr import DETR, build_criterion, build_detr, load_weights
-from detrnb.device import make_accelerator
+from detrnb.device import default_device, make_accelerator
 from detrnb.epoch import Evaluation, evaluate
 from detrnb.progress import Progress
 from detrnb.runs import (
@@ -72,7 +72,7 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
     config = Config.from_dict(folder.read_config())
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     load_weights(model, folder.last if checkpoint == "last" else folder.best)
-    return Run(folder.path, config, model.place(make_accelerator("fp32").device).eval())
+    return Run(folder.path, config, model.place(default_device()).eval())
 
 
 def _open_folder(folder: RunFolder, config: Config, resume: str) -> dict | None:

@@ -48,8 +48,6 @@ class Training:
         model = self._build(state)
         self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.train.cache_features:
-            count = sum(len(dataset) for dataset in datasets)
-            print(f"{folder.path.name}: features of {count:,} images, computed once", flush=True)
             datasets = [compute_features(d, self._encoder(model)) for d in datasets]
         self.train_set = datasets[0]
         self.criterion = build_criterion(config.model).to(self.accelerator.device)
@@ -142,8 +140,10 @@ class Training:
 
     def train_epoch(self, epoch: int, progress: Progress) -> dict:
         """Train one epoch and write its checkpoint."""
-        # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws.
-        torch.manual_seed(self.config.train.seed * 1_000_003 + epoch)
+        # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws; processes
+        # draw different dropout.
+        rank = self.accelerator.process_index
+        torch.manual_seed(self.config.train.seed * 1_000_003 + epoch + rank * 2**40)
         self.train_loader.set_epoch(epoch)
         if isinstance(self.train_set, CocoDataset):
             self.train_set.set_epoch(epoch)

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrnb"
 
 # From the ground up; a folder stands for all its files.
 FLOORS = [
-    ["registry", "config", "boxes", "runs"],
+    ["registry", "config", "boxes", "runs", "bar"],
     ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots", "device"],
     ["transformer", "criterion"],
     ["detr"],

@@ -1,9 +1,12 @@
 """Every notebook: its form, and that it runs from start to end in smoke mode."""
 
 import ast
+import os
 import re
 import shutil
 import statistics
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -147,4 +150,23 @@ def test_notebook_runs_in_smoke_mode(source, checkout):
         checkout / "notebooks" / source.name, output, {"smoke": True}, timeout=SMOKE_CELL_SECONDS
     )
     assert output.exists() and seconds > 0
+    executed = output.read_text()
+    assert "%|" not in executed and "widget-view" not in executed, "a progress bar is left behind"
     assert not (checkout / "figures").exists(), "a smoke run must not touch committed pictures"
+
+
+def test_readmes_loop_over_seeds_runs_as_written(checkout):
+    readme = (ROOT / "README.md").read_text()
+    loop = re.search(r"```sh\n(PY=.*?)```", readme, re.DOTALL).group(1)
+    # As it stands, but with this interpreter, one seed, the package beside it, and small.
+    (checkout / "detrnb").symlink_to(ROOT / "detrnb", target_is_directory=True)
+    loop = loop.replace("$(make -s python)", sys.executable).replace("0 1 2", "5")
+    loop = loop.replace("-p seed $seed", "-p seed $seed -p smoke True")
+    (checkout / "runs").mkdir(exist_ok=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        ["sh", "-ec", loop], cwd=checkout, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (checkout / "runs" / "01_seed5.ipynb").exists()
+    assert list((checkout / "runs").glob("smoke-detr-s5-*/last.pt"))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detrnb.bar import Bar
 from detrnb.datasets.coco import CocoDataset, Target, collate
 
 Batch = tuple[Tensor, Tensor, list[Target]]
@@ -71,15 +72,18 @@ def compute_features(
         ValueError: images differ in size, so that features would depend on the batch's padding.
     """
     features, targets, sizes = [], [], set()
-    for images, padding_mask, batch_targets in make_loader(source, batch_size, num_workers=0):
-        sizes.update(target["size"] for target in batch_targets)
-        if len(sizes) > 1:
-            raise ValueError(
-                f"train.cache_features needs images of one size; {source.annotations} has"
-                f" {sorted(sizes)} (height, width) among its first. Set train.cache_features=False"
-            )
-        features.append(encode(images, padding_mask).cpu())
-        targets.extend(batch_targets)
+    with Bar(len(source), f"features of {source.annotations.stem}") as bar:
+        for images, padding_mask, batch_targets in make_loader(source, batch_size, num_workers=0):
+            sizes.update(target["size"] for target in batch_targets)
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"train.cache_features needs images of one size; {source.annotations} has"
+                    f" {sorted(sizes)} (height, width) among its first; set"
+                    " train.cache_features=False"
+                )
+            features.append(encode(images, padding_mask).cpu())
+            targets.extend(batch_targets)
+            bar.update(len(batch_targets))
     return FeatureDataset(source, torch.cat(features), targets)
 
 

@@ -20,7 +20,7 @@ def open_split(data: DataConfig, split: str, *, train: bool = False, seed: int =
     """
     root = project_root() / data.path
     if data.toy is not None:
-        make_toy(root, **data.toy.model_dump())
+        make_toy(root, data.toy)
     if train and data.train_sizes is not None:
         transform = TrainTransform(
             data.train_sizes, data.max_size, (384, 600) if data.crop else None, data.flip

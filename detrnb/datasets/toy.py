@@ -8,18 +8,17 @@ an image is drawn; here the set is checked, built and put in place.
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
+from detrnb.bar import Bar
+from detrnb.config import ToyConfig
 from detrnb.datasets.toy_drawing import (
     DIGIT_SAMPLES,
     DrawnDigit,
@@ -38,92 +37,23 @@ PARTS = ("annotations", "train2017", "val2017", "test2017")
 STALE_AFTER = 3600  # seconds after which an abandoned temporary folder is removed
 
 
-@dataclass(frozen=True)
-class ToySettings:
-    """What a toy set is made from; equal settings give equal pixels."""
-
-    num_images: tuple[int, int, int]
-    image_size: int
-    digits: tuple[int, ...]
-    objects: tuple[int, int]
-    scale: tuple[float, float]
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings.
-
-        Raises:
-            ValueError: naming the setting, what was found and what is expected.
-        """
-        low, high = self.scale
-        fewest, most = self.objects
-        checks = (
-            (
-                len(self.num_images) == 3 and all(n >= 1 for n in self.num_images),
-                f"num_images is {self.num_images}; expected three counts (train, val, test) from 1",
-            ),
-            (32 <= self.image_size <= 512, f"image_size is {self.image_size}; expected 32 to 512"),
-            (
-                len(self.digits) >= 1 and set(self.digits) <= set(range(10)),
-                f"digits is {self.digits}; expected one or more of 0 to 9",
-            ),
-            (len(set(self.digits)) == len(self.digits), f"digits {self.digits} repeats a digit"),
-            (0 < low <= high <= 1, f"scale is {self.scale}; expected 0 < smallest <= largest <= 1"),
-            (
-                int(high * self.image_size) >= max(8, low * self.image_size),
-                f"scale {self.scale} of {self.image_size} pixels holds no whole number from 8 up",
-            ),
-            (1 <= fewest <= most, f"objects is {self.objects}; expected 1 <= fewest <= most"),
-            (
-                most * low * low <= 0.5,
-                f"{most} objects of scale {low} cannot be placed apart; lower objects or scale",
-            ),
-            (0 <= self.seed < 2**32, f"seed is {self.seed}; expected 0 to 2**32 - 1"),
-        )
-        for holds, message in checks:
-            if not holds:
-                raise ValueError(f"toy set: {message}")
-
-    def as_json(self) -> dict[str, object]:
-        """The content of the settings file, generator and version included."""
-        settings = json.loads(json.dumps(asdict(self)))  # tuples as lists, as read back
-        return {"generator": GENERATOR, "version": VERSION} | settings
-
-
-def make_toy(
-    path: Path,
-    *,
-    num_images: tuple[int, int, int] = (12000, 500, 1000),
-    image_size: int = 128,
-    digits: tuple[int, ...] = (0, 3, 4, 7),
-    objects: tuple[int, int] = (1, 4),
-    scale: tuple[float, float] = (0.15, 0.45),
-    seed: int = 0,
-) -> Path:
+def make_toy(path: Path, settings: ToyConfig) -> Path:
     """Make the toy set, or find it already made with the same settings.
 
     It is built in a temporary folder beside `path` and moved there when complete, so that what
-    stands at `path` is always whole.
+    stands at `path` is always whole. An image depends on (seed, split, index) alone.
 
     Args:
         path: the folder to make: `{train,val,test}2017/`, `annotations/`, `toy.json`.
-        num_images: images in train, val and test.
-        image_size: side of the square images, in pixels.
-        digits: the digit classes, in category order; category ids count from 1.
-        objects: fewest and most digits in an image; the number is uniform between.
-        scale: smallest and largest long side of a digit's box, as a share of the image's side.
-        seed: of everything random. An image depends on (seed, split, index) alone.
+        settings: what is drawn; category ids count from 1 in the order of `settings.digits`.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: for impossible settings, or where `path` holds something else.
+        ValueError: `path` holds something else, or digits cannot be placed apart.
     """
     path = Path(path)
-    settings = ToySettings(
-        tuple(num_images), image_size, tuple(digits), tuple(objects), tuple(scale), seed
-    )
     if _is_made(path, settings):
         return path
     _refuse_foreign(path)
@@ -142,13 +72,18 @@ def make_toy(
     return path
 
 
-def _is_made(path: Path, settings: ToySettings) -> bool:
+def _record(settings: ToyConfig) -> dict[str, object]:
+    """The content of the settings file, generator and version included."""
+    return {"generator": GENERATOR, "version": VERSION} | settings.model_dump(mode="json")
+
+
+def _is_made(path: Path, settings: ToyConfig) -> bool:
     """Whether `path` holds the whole toy set of these settings."""
     try:
         found = json.loads((path / SETTINGS_FILE).read_text())
     except (OSError, ValueError):
         return False
-    return found == settings.as_json() and all((path / part).is_dir() for part in PARTS)
+    return found == _record(settings) and all((path / part).is_dir() for part in PARTS)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -170,7 +105,7 @@ def _refuse_foreign(path: Path) -> None:
         )
 
 
-def _build(folder: Path, settings: ToySettings) -> None:
+def _build(folder: Path, settings: ToyConfig) -> None:
     """Write a whole toy set into `folder`, its settings file last."""
     (folder / "annotations").mkdir(parents=True)
     digits = read_digits(settings.digits)
@@ -178,10 +113,8 @@ def _build(folder: Path, settings: ToySettings) -> None:
         {"id": i, "name": str(digit), "supercategory": "digit"}
         for i, digit in enumerate(settings.digits, start=1)
     ]
-    # No bar in logs; inside a notebook stderr is no terminal, but tqdm.auto draws a widget.
-    silent = not sys.stderr.isatty() and "ipykernel" not in sys.modules
     with (
-        tqdm(total=sum(settings.num_images), desc="toy set", leave=False, disable=silent) as bar,
+        Bar(sum(settings.num_images), "drawing the toy set") as bar,
         ThreadPoolExecutor(2) as pool,  # Pillow releases the interpreter while it works
     ):
         for split, count in zip(SPLITS, settings.num_images, strict=True):
@@ -196,19 +129,19 @@ def _build(folder: Path, settings: ToySettings) -> None:
             for number, annotation in enumerate(annotations, start=1):
                 annotation["id"] = number
             content = {
-                "info": {"description": f"detrnb toy set, {split}", **settings.as_json()},
+                "info": {"description": f"detrnb toy set, {split}", **_record(settings)},
                 "images": [image for image, _ in records],
                 "annotations": annotations,
                 "categories": categories,
             }
             file = folder / "annotations" / f"instances_{split}2017.json"
             file.write_text(json.dumps(content))
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings.as_json(), indent=2) + "\n")
+    (folder / SETTINGS_FILE).write_text(json.dumps(_record(settings), indent=2) + "\n")
 
 
 def _write_image(
     folder: Path,
-    settings: ToySettings,
+    settings: ToyConfig,
     split: str,
     photographs: list[tuple[str, Image.Image]],
     digits: list[tuple[np.ndarray, np.ndarray]],
