@@ -149,13 +149,11 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     try:
         for epoch in range(first, config.train.epochs):
             start = time.perf_counter()
-            if state is not None and epoch == state["epoch"]:
-                if epoch < logged:  # trained and evaluated before
-                    continue
-                line = state["train_line"]
-            else:
-                line = training.train_epoch(epoch, progress)
-            training.evaluate_epoch(epoch, line)
+            if state is None or epoch != state["epoch"]:
+                state = training.train_epoch(epoch, progress)
+            elif epoch < logged:  # trained and evaluated before
+                continue
+            training.evaluate_epoch(state)
             now = time.perf_counter()
             training.write_provenance(before + now - begin)
             if training.accelerator.is_main_process:

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,7 +140,8 @@ class Training:
         return encode
 
     def train_epoch(self, epoch: int, progress: Progress) -> dict:
-        """Train one epoch and write its checkpoint."""
+        """Train one epoch, write its checkpoint and return what that holds."""
+        begin = time.perf_counter()
         # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws; processes
         # draw different dropout.
         rank = self.accelerator.process_index
@@ -171,21 +173,25 @@ class Training:
             "scaler": None if scaler is None else scaler.state_dict(),
             "epoch": epoch,
             "train_line": line,
+            "train_time_s": time.perf_counter() - begin,
         }
         if self.accelerator.is_main_process:
             _save(self.folder.last, state)
-        return line
+        return state
 
-    def evaluate_epoch(self, epoch: int, train_line: dict) -> None:
+    def evaluate_epoch(self, state: dict) -> None:
         """Evaluate the model, keep it if it is the best, write the epoch's log line."""
+        begin = time.perf_counter()
         result = evaluate(self.model, self.criterion, self.val_loader, self.accelerator)
         line = {
-            **train_line,
+            **state["train_line"],
             **result.log,
             "test_coco_eval_bbox": result.metrics.stats,
-            "epoch": epoch,
+            "epoch": state["epoch"],
             "n_parameters": self.num_parameters,
             "test_coco_eval_bbox_per_class": result.metrics.per_class,
+            "train_time_s": state["train_time_s"],
+            "test_time_s": time.perf_counter() - begin,
         }
         if not self.accelerator.is_main_process:
             return
