@@ -46,7 +46,7 @@ class SetCriterion(nn.Module):
         self.register_buffer("class_weight", class_weight, persistent=False)
 
     def normalizers(self, targets: Targets, num_queries: int) -> Tensor:
-        """What the losses of these targets are divided by, in float64 on the targets' device.
+        """What the losses of these targets are divided by, on the targets' device.
 
         Both depend on the targets alone, so they can be summed over processes and accumulated
         batches before any forward pass; N processes then equal one (DESIGN 7).
@@ -58,7 +58,7 @@ class SetCriterion(nn.Module):
         matched = sum(min(len(t["labels"]), num_queries) for t in targets)
         class_weights = matched + self.eos_coef * (len(targets) * num_queries - matched)
         device = targets[0]["labels"].device
-        return torch.tensor([boxes, class_weights], dtype=torch.float64, device=device)
+        return torch.tensor([boxes, class_weights], dtype=torch.float32, device=device)
 
     def forward(
         self, outputs: dict, targets: Targets, normalizers: Tensor | None = None
@@ -98,7 +98,7 @@ class SetCriterion(nn.Module):
         device = logits.device
         if normalizers is None:
             normalizers = self.normalizers(targets, Q)
-        normalizers = normalizers.to(device, torch.float32)
+        normalizers = normalizers.to(device)
         num_boxes, class_weights = normalizers[0].clamp(min=1), normalizers[1]
 
         # Matched predictions of all layers as flat indices: every layer has as many, M.
