@@ -205,8 +205,9 @@ def evaluate(
         except NonFiniteError as error:
             raise _diverged(error, "in evaluation", targets) from error
         sizes = torch.tensor([t["orig_size"] for t in targets])
-        for target, found in zip(targets, postprocess(outputs, sizes), strict=True):
-            found = {name: tensor.cpu() for name, tensor in found.items()}
+        # To the host once a batch, not once an image.
+        on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
+        for target, found in zip(targets, postprocess(on_host, sizes), strict=True):
             detections[target["image_id"]] = found | {"category_ids": category_ids[found["labels"]]}
     if accelerator.num_processes > 1:
         gathered = [None] * accelerator.num_processes

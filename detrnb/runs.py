@@ -232,7 +232,7 @@ def provenance() -> dict[str, object]:
         "git_commit": commit,
         "git_dirty": None if changes is None else bool(changes),
         "platform": platform.platform(),
-        "cpu_count": _cpu_count(),
+        "cpu_count": cpu_count(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -253,7 +253,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_count() -> int | None:
+def cpu_count() -> int | None:
     """Cores this process may use, which in a container are fewer than the machine has."""
     try:
         return len(os.sched_getaffinity(0))

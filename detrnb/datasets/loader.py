@@ -1,6 +1,5 @@
 """Batches: in an order that only seed and epoch decide, of images or of features computed once."""
 
-import os
 from collections.abc import Callable, Iterator
 
 import torch
@@ -9,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detrnb.bar import Bar
 from detrnb.datasets.coco import CocoDataset, Target, collate
+from detrnb.runs import cpu_count
 
 Batch = tuple[Tensor, Tensor, list[Target]]
 
@@ -105,7 +105,7 @@ def make_loader(
         raise ValueError(
             f"{len(dataset)} training images are fewer than train.batch_size {batch_size}"
         )
-    workers = min(num_workers, _usable_cores())
+    workers = min(num_workers, cpu_count() or 1)
     return DataLoader(
         dataset,
         batch_size,
@@ -118,10 +118,3 @@ def make_loader(
         # Its own, or starting workers would draw from the stream that dropout draws from.
         generator=torch.Generator(),
     )
-
-
-def _usable_cores() -> int:
-    """Cores this process may run on, which containers and schedulers make fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
