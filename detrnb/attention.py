@@ -13,7 +13,7 @@ class MultiheadAttention(nn.Module):
 
     Attributes:
         record: set it to keep the weights of each forward pass, after the softmax and before
-            dropout, in `weights` (B, N, Q, S).
+            dropout, as `recorded["attention"]` (B, N, Q, S).
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -25,7 +25,7 @@ class MultiheadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.in_proj_bias)
         self.record = False
-        self.weights: Tensor | None = None
+        self.recorded: dict[str, Tensor] = {}
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the packed input projection and split the heads: three (B, N, length, D/N)."""
@@ -52,8 +52,8 @@ class MultiheadAttention(nn.Module):
         This is what a variant of attention overrides.
         """
         dropout = self.dropout if self.training else 0.0
-        keep = None if padding_mask is None else ~padding_mask[:, None, None, :]
         if not self.record:
+            keep = None if padding_mask is None else ~padding_mask[:, None, None, :]
             # On a CPU torch's fused kernel is many times slower backward in bf16 than in fp32
             # (bench/training_step.py), so bf16 stops at its door there.
             if q.device.type == "cpu":
@@ -62,12 +62,16 @@ class MultiheadAttention(nn.Module):
                         q.float(), k.float(), v.float(), attn_mask=keep, dropout_p=dropout
                     )
             return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
-        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        if keep is not None:
-            scores = scores.masked_fill(~keep, float("-inf"))
-        weights = scores.softmax(dim=-1)
-        self.weights = weights.detach()
+        weights = self.attention_weights(q, k, padding_mask)
+        self.recorded = {"attention": weights.detach()}
         return F.dropout(weights, dropout) @ v
+
+    def attention_weights(self, q: Tensor, k: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """softmax(q kᵀ / √d) (B, N, Q, S) with padded keys left out, before dropout."""
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        if padding_mask is not None:
+            scores = scores.masked_fill(padding_mask[:, None, None, :], float("-inf"))
+        return scores.softmax(dim=-1)
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None = None

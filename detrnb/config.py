@@ -60,26 +60,63 @@ class ModelConfig(_Section):
                 f"d_model {self.d_model} must be a multiple of num_heads ({self.num_heads})"
                 " and of 4 (sines and cosines of rows and columns)"
             )
-        known = {v.name: v for v in VARIANTS.values() if v}
-        resolve(self.variant)
-        for name, options in self.options.items():
+        variants = {variant.name: variant for variant in resolve(self.variant)}
+        known = [name for name in VARIANTS if name != BASELINE]
+        for name in self.options:
             if name not in known:
                 raise ValueError(
-                    f"options of unknown variant {name!r}; known: {', '.join(known) or 'none'}"
+                    f"options of unknown variant {name!r}; known: {', '.join(known)}"
                     f"{nearest(name, known)}"
                 )
-            for key in options:
-                if key not in known[name].options:
-                    raise ValueError(
-                        f"variant {name!r} has no option {key!r}; it has"
-                        f" {', '.join(known[name].options) or 'none'}"
-                        f"{nearest(key, known[name].options)}"
-                    )
+            if name not in variants:
+                raise ValueError(
+                    f"options of {name!r} would do nothing: the variant is {self.variant!r}"
+                )
+        for name, variant in variants.items():
+            self.variant_options(name)
+            if not self.num_encoder_layers:
+                raise ValueError(f"{name!r} changes the encoder, which has no layers here")
+            if variant.part == "encoder_attention":
+                self.replaced_layers(name)
         return self
 
     def variant_options(self, name: str) -> dict[str, object]:
-        """A variant's options: its defaults with what was set here over them."""
-        return {**VARIANTS[name].options, **self.options.get(name, {})}
+        """A variant's options: its defaults with what was set here over them.
+
+        Raises:
+            ValueError: it has no such option, or the option no such value.
+        """
+        options = VARIANTS[name].options
+        try:
+            return options(**self.options.get(name, {})).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(options.model_fields) or "none"
+                hint = nearest(key, options.model_fields)
+                raise ValueError(
+                    f"variant {name!r} has no option {key!r}; it has {known}{hint}"
+                ) from None
+            raise ValueError(
+                f"options.{name}.{key}: {first['msg']}, found {first['input']!r}"
+            ) from None
+
+    def replaced_layers(self, name: str) -> frozenset[int]:
+        """Encoder layers, from 0, whose attention a variant replaces.
+
+        Raises:
+            ValueError: the encoder has no such layer, or one is named twice.
+        """
+        count = self.num_encoder_layers
+        layers = self.variant_options(name)["layers"]
+        chosen = range(count) if layers is None else [i + count if i < 0 else i for i in layers]
+        if not chosen or not set(chosen) <= set(range(count)) or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"options.{name}.layers is {list(layers)}; expected one or more of the encoder's"
+                f" {count} layers, each once: 0 to {count - 1}, or -1 for the last"
+            )
+        return frozenset(chosen)
 
 
 class ToyConfig(_Section):

@@ -7,7 +7,7 @@ Source: Carion et al., End-to-End Object Detection with Transformers, ECCV 2020,
 import importlib
 import pickle
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from detrnb.config import ModelConfig
 from detrnb.criterion import SetCriterion
 from detrnb.matcher import HungarianMatcher
 from detrnb.registry import resolve
-from detrnb.transformer import Transformer
+from detrnb.transformer import Transformer, TransformerEncoder
 
 
 class MLP(nn.Module):
@@ -120,22 +120,28 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
     Raises:
         ValueError: unknown backbone or a stride it does not have.
     """
-    parts = {variant.part: variant for variant in resolve(config.variant)}
+    variants = {variant.part: variant for variant in resolve(config.variant)}
 
-    def make(part: str, *args: object, **kwargs: object) -> nn.Module:
-        module, name = parts[part].target.split(":")
-        options = config.variant_options(parts[part].name)
-        return getattr(importlib.import_module(module), name)(*args, **kwargs, **options)
+    def replacement(part: str, *args: object) -> nn.Module:
+        module, name = variants[part].target.split(":")
+        options = config.variant_options(variants[part].name)
+        options.pop("layers", None)
+        return getattr(importlib.import_module(module), name)(*args, **options)
 
-    replacements = {}
-    if "encoder_attention" in parts:
-        replacements["make_attention"] = lambda layer: make(
-            "encoder_attention", config.d_model, config.num_heads, config.dropout
-        )
-    if "encoder" in parts:
-        replacements["make_encoder"] = lambda layers: make(
-            "encoder", layers, config.d_model, config.pre_norm
-        )
+    attention = variants.get("encoder_attention")
+    replaced = config.replaced_layers(attention.name) if attention else ()
+    sizes = (config.d_model, config.num_heads, config.dropout)
+
+    def make_attention(layer: int) -> nn.Module:
+        if layer in replaced:
+            return replacement("encoder_attention", *sizes)
+        return MultiheadAttention(*sizes)
+
+    def make_encoder(layers: Sequence[nn.Module]) -> nn.Module:
+        if "encoder" in variants:
+            return replacement("encoder", layers, config.d_model, config.pre_norm)
+        return TransformerEncoder(layers, config.d_model, config.pre_norm)
+
     transformer = Transformer(
         d_model=config.d_model,
         num_heads=config.num_heads,
@@ -144,7 +150,8 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
         dim_feedforward=config.dim_feedforward,
         dropout=config.dropout,
         pre_norm=config.pre_norm,
-        **replacements,
+        make_attention=make_attention,
+        make_encoder=make_encoder,
     )
     backbone = Backbone(config.backbone, config.stride, config.dilation, train_backbone)
     model = DETR(
@@ -231,8 +238,13 @@ def postprocess(outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
     ]
 
 
-def load_weights(model: DETR, path: str | Path) -> None:
+def load_weights(model: DETR, path: str | Path) -> tuple[str, ...]:
     """Load all of a model's weights: from a checkpoint of ours, an official one, or a state dict.
+
+    DETR's weights load into its variants too, which then start as that DETR.
+
+    Returns:
+        Names of the tensors that the file lacks because the variant adds them.
 
     Raises:
         ValueError: no such file, or its tensors are not this model's; names the first few.
@@ -247,10 +259,16 @@ def load_weights(model: DETR, path: str | Path) -> None:
             f"{path} cannot be read as weights ({str(error).splitlines()[0]}); expected a dict of"
             " tensors saved by torch.save, without other Python objects"
         ) from error
-    state = state.get("model", state)
+    state = dict(state.get("model", state))
     ours = model.state_dict()
+    adding = {  # modules all of whose own parameters are absent
+        prefix: (module, names)
+        for prefix, module, names in added_parameters(model)
+        if not names & state.keys()
+    }
+    new = {name for _, names in adding.values() for name in names}
     faults = {
-        "missing": ours.keys() - state.keys(),
+        "missing": ours.keys() - state.keys() - new,
         "not in this model": state.keys() - ours.keys(),
         "of another shape": {
             k for k in ours.keys() & state.keys() if ours[k].shape != state[k].shape
@@ -266,4 +284,18 @@ def load_weights(model: DETR, path: str | Path) -> None:
             f"the weights in {path} do not fit this model: {listed}. Build it from the config that"
             " they were trained with"
         )
+    for prefix, (module, _) in adding.items():
+        module.start_as_detr(state, prefix)
     model.load_state_dict(state)
+    return tuple(name for name in ours if name in new)
+
+
+def added_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, set[str]]]:
+    """What a variant's modules hold that DETR does not: prefix, module, whole names.
+
+    Such a module names these parameters in `added`; its `start_as_detr(state, prefix)` adds them to
+    DETR's tensors so that it computes what DETR does.
+    """
+    for path, module in model.named_modules():
+        if hasattr(module, "added"):
+            yield f"{path}.", module, {f"{path}.{name}" for name in module.added}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -42,6 +43,11 @@ class Run:
     def log(self) -> pd.DataFrame:
         """One row an epoch; COCO's numbers also as columns AP, AP50, ..."""
         return log_table(read_log(self.path))
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The variant's own parameters, by name: before training and after each epoch, stacked."""
+        return RunFolder(self.path).read_history()
 
     @property
     def provenance(self) -> dict:

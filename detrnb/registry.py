@@ -4,14 +4,43 @@ A variant is one file under `detrnb/variants/` and one entry here. Its file is i
 model with it is built.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
-from types import MappingProxyType
 from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
 
 Part = Literal["encoder", "encoder_attention"]
 BASELINE = "detr"
+
+
+class Options(BaseModel):
+    """Settings of a variant with their defaults: keyword arguments of its class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AttentionOptions(Options):
+    """Settings of a variant that replaces the encoder's self-attention.
+
+    `layers` is read by `build_detr` and not passed on.
+    """
+
+    layers: tuple[int, ...] | None = None  # those replaced, from 0, -1 being the last; None: all
+
+
+class EfficientAttentionOptions(AttentionOptions):
+    """Settings of `efficient_attention`."""
+
+    query_softmax: Literal["channel", "position"] = "channel"  # paper; the journal's, as ablation
+
+
+class SVDSplitOptions(AttentionOptions):
+    """Settings of `svd_split`."""
+
+    layers: tuple[int, ...] | None = (-1,)
+    solver: Literal["auto", "svd", "gram"] = "auto"
+    gradient: Literal["held", "exact"] = "held"  # the split a constant, or differentiated too
 
 
 @dataclass(frozen=True)
@@ -23,15 +52,15 @@ class Variant:
         part: what it replaces: `encoder` (a class called like `transformer.TransformerEncoder`) or
             `encoder_attention` (a class called like `attention.MultiheadAttention`, once a layer).
         target: import string `module:attribute` of that class.
-        options: keyword arguments of that class, with their defaults.
         summary: one line for tables.
+        options: its settings.
     """
 
     name: str
     part: Part
     target: str
     summary: str
-    options: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    options: type[Options] = Options
 
 
 VARIANTS: dict[str, Variant | None] = {BASELINE: None}
@@ -82,3 +111,31 @@ def resolve(name: str) -> tuple[Variant, ...]:
             )
         chosen[variant.part] = variant
     return tuple(chosen.values())
+
+
+register(
+    Variant(
+        "adaptive_res",
+        "encoder",
+        "detrnb.variants.adaptive_res:AdaptiveResEncoder",
+        "the memory is a learned, channel-wise sum of all encoder layers",
+    )
+)
+register(
+    Variant(
+        "efficient_attention",
+        "encoder_attention",
+        "detrnb.variants.efficient_attention:EfficientAttention",
+        "encoder self-attention in time and memory linear in the number of positions",
+        EfficientAttentionOptions,
+    )
+)
+register(
+    Variant(
+        "svd_split",
+        "encoder_attention",
+        "detrnb.variants.svd_split:SplitAttention",
+        "encoder self-attention split at its mean singular value, each part with a gate",
+        SVDSplitOptions,
+    )
+)

@@ -1,7 +1,8 @@
 """A run folder on disk: its name, settings, log and provenance; no torch here.
 
 ``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
-provenance.json, last.pt, best.pt and figures/.
+provenance.json, last.pt, best.pt and figures/; of a variant with parameters of its own also
+history.npz, these parameters before training and after each epoch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and only the caller of save_figure needs it
@@ -80,6 +82,7 @@ class RunFolder:
         self.provenance_path = self.path / "provenance.json"
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
+        self.history_path = self.path / "history.npz"
         self.figures = self.path / "figures"
 
     def create(self, config: Mapping[str, object]) -> RunFolder:
@@ -98,6 +101,33 @@ class RunFolder:
     def read_provenance(self) -> dict:
         """What is known of how the run was made; empty before the first write."""
         return _read_json(self.provenance_path) if self.provenance_path.exists() else {}
+
+    def append_history(self, epochs: int, parameters: Mapping[str, np.ndarray]) -> None:
+        """Keep small parameters as they are after so many epochs; what was kept later is dropped.
+
+        Epochs that nothing was kept of, since the file was deleted, become NaN.
+
+        Args:
+            epochs: trained so far; 0 keeps what training starts from.
+            parameters: by name, of equal shapes each time.
+        """
+        before = self.read_history()
+        history = {}
+        for name, value in parameters.items():
+            rows = np.full((epochs + 1, *value.shape), np.nan, dtype=value.dtype)
+            known = before.get(name, rows[:0])[:epochs]
+            rows[: len(known)], rows[epochs] = known, value
+            history[name] = rows
+        beside = self.history_path.with_suffix(".tmp.npz")
+        np.savez(beside, **history)
+        os.replace(beside, self.history_path)
+
+    def read_history(self) -> dict[str, np.ndarray]:
+        """The parameters kept, each (epochs + 1, ...), before training first; none for DETR."""
+        if not self.history_path.exists():
+            return {}
+        with np.load(self.history_path) as history:
+            return dict(history)
 
     def append_log(self, line: Mapping[str, object]) -> None:
         """Add one epoch, keys in the order given, wholly or not at all.

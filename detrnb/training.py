@@ -16,11 +16,13 @@ from detrnb.config import Config
 from detrnb.datasets.coco import CocoDataset, fingerprint
 from detrnb.datasets.loader import compute_features, make_loader
 from detrnb.datasets.splits import open_split
-from detrnb.detr import DETR, build_criterion, build_detr, load_weights
+from detrnb.detr import DETR, added_parameters, build_criterion, build_detr, load_weights
 from detrnb.device import device_name, make_accelerator, peak_memory_mb
 from detrnb.epoch import TrainingDiverged, build_optimizer, evaluate, train_one_epoch
 from detrnb.progress import Progress
 from detrnb.runs import RunFolder, project_root, provenance
+
+HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
 
 
 def _save(path: Path, content: dict) -> None:
@@ -60,6 +62,8 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
+        else:
+            self._keep_history(0)
 
     def _open_data(self) -> list[CocoDataset]:
         """Training and validation split."""
@@ -105,7 +109,10 @@ class Training:
             model.load_state_dict(state["model"])
         elif train.init_from is not None:
             start = project_root() / train.init_from
-            load_weights(model, RunFolder(start).best if start.is_dir() else start)
+            new = load_weights(model, RunFolder(start).best if start.is_dir() else start)
+            if new and self.accelerator.is_main_process:
+                print(f"{train.init_from} is a DETR's; new here, starting so that nothing changes:")
+                print(f"  {', '.join(new)}")
         else:
             load_backbone_weights(
                 model.backbone[0], model_config.backbone, model_config.backbone_weights
@@ -138,6 +145,18 @@ class Training:
 
         model.eval()
         return encode
+
+    def _keep_history(self, epochs: int) -> None:
+        """Add to the run folder's history what the variant's own parameters are by now."""
+        model = self.accelerator.unwrap_model(self.model)
+        added = {name for _, _, names in added_parameters(model) for name in names}
+        small = {
+            name: parameter.detach().cpu().numpy()
+            for name, parameter in model.named_parameters()
+            if name in added and parameter.numel() <= HISTORY_SIZE
+        }
+        if small and self.accelerator.is_main_process:
+            self.folder.append_history(epochs, small)
 
     def train_epoch(self, epoch: int, progress: Progress) -> dict:
         """Train one epoch, write its checkpoint and return what that holds."""
@@ -175,6 +194,7 @@ class Training:
             "train_line": line,
             "train_time_s": time.perf_counter() - begin,
         }
+        self._keep_history(epoch + 1)  # before the checkpoint, so that none is without its history
         if self.accelerator.is_main_process:
             _save(self.folder.last, state)
         return state

@@ -148,20 +148,15 @@ class Transformer(nn.Module):
         dim_feedforward: int,
         dropout: float,
         pre_norm: bool,
-        make_attention: Callable[[int], nn.Module] | None = None,
-        make_encoder: Callable[[Sequence[nn.Module]], nn.Module] | None = None,
+        make_attention: Callable[[int], nn.Module],
+        make_encoder: Callable[[Sequence[nn.Module]], nn.Module],
     ) -> None:
         super().__init__()
         sizes = (dim_feedforward, dropout, pre_norm)
-        if make_attention is None:
-            make_attention = lambda layer: MultiheadAttention(d_model, num_heads, dropout)  # noqa: E731
         layers = [
             EncoderLayer(make_attention(i), d_model, *sizes) for i in range(num_encoder_layers)
         ]
-        if make_encoder is None:
-            self.encoder = TransformerEncoder(layers, d_model, pre_norm)
-        else:
-            self.encoder = make_encoder(layers)
+        self.encoder = make_encoder(layers)
         self.decoder = TransformerDecoder(
             [DecoderLayer(d_model, num_heads, *sizes) for _ in range(num_decoder_layers)], d_model
         )

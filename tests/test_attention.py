@@ -28,11 +28,11 @@ def test_agrees_with_torchs_multihead_attention(ours_and_torchs, self_attention)
     mask[1, 4:] = True
     expected, weights = theirs(query, key, value, key_padding_mask=mask, average_attn_weights=False)
     torch.testing.assert_close(ours(query, key, value, mask), expected)
-    assert ours.weights is None
+    assert not ours.recorded
     ours.record = True
     torch.testing.assert_close(ours(query, key, value, mask), expected)
-    torch.testing.assert_close(ours.weights, weights)
-    assert ours.weights[1, :, :, 4:].abs().max() == 0
+    torch.testing.assert_close(ours.recorded["attention"], weights)
+    assert ours.recorded["attention"][1, :, :, 4:].abs().max() == 0
 
 
 def test_gradients_agree_with_torchs(ours_and_torchs):

@@ -8,8 +8,12 @@ from detrnb import registry
 from detrnb.attention import MultiheadAttention
 from detrnb.config import Config
 from detrnb.detr import build_detr
-from detrnb.registry import Variant
+from detrnb.registry import AttentionOptions, Options, Variant
 from detrnb.transformer import TransformerEncoder
+
+
+class ScaledOptions(AttentionOptions):
+    start: float = 0.5
 
 
 class ScaledAttention(MultiheadAttention):
@@ -35,9 +39,9 @@ def _two_variants(monkeypatch):
     monkeypatch.setattr(registry, "VARIANTS", dict(registry.VARIANTS))
     monkeypatch.setattr("detrnb.config.VARIANTS", registry.VARIANTS)
     for name, part, target, options in (
-        ("scaled", "encoder_attention", "ScaledAttention", {"start": 0.5}),
-        ("scaled_too", "encoder_attention", "ScaledAttention", {"start": 2.0}),
-        ("reversed", "encoder", "ReversedEncoder", {}),
+        ("scaled", "encoder_attention", "ScaledAttention", ScaledOptions),
+        ("scaled_too", "encoder_attention", "ScaledAttention", ScaledOptions),
+        ("reversed", "encoder", "ReversedEncoder", Options),
     ):
         registry.register(Variant(name, part, f"{__name__}:{target}", "for this test", options))
 
@@ -77,7 +81,7 @@ def test_impossible_names_are_refused(name, message):
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(ValueError, match=r"no option 'begin'; it has start"):
+    with pytest.raises(ValueError, match=r"no option 'begin'; it has layers, start"):
         Config.preset("smoke", variant="scaled", overrides={"model.options.scaled.begin": 1})
 
 

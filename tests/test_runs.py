@@ -269,3 +269,15 @@ def test_runs_does_not_import_torch():
     code += "m = u.module_from_spec(s); s.loader.exec_module(m)\n"
     code += "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, runs.__file__], check=True)
+
+
+def test_history_of_parameters_follows_a_resumed_run(tmp_path):
+    folder = RunFolder(tmp_path).create({})
+    assert folder.read_history() == {}
+    for epochs in (0, 1, 2):
+        folder.append_history(epochs, {"gate": np.full(3, epochs, dtype=np.float32)})
+    folder.append_history(2, {"gate": np.full(3, 7, dtype=np.float32)})  # the epoch once more
+    assert folder.read_history()["gate"].tolist() == [[0] * 3, [1] * 3, [7] * 3]
+    folder.history_path.unlink()
+    folder.append_history(2, {"gate": np.full(3, 2, dtype=np.float32)})
+    assert np.isnan(folder.read_history()["gate"][:2]).all()

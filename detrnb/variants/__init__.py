@@ -1,0 +1,1 @@
+"""The variants: one file each, resolved by name through `detrnb.registry`."""
