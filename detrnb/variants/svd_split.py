@@ -23,6 +23,8 @@ Gradient = Literal["held", "exact"]
 
 BAND = 1e-4  # singular values up to μ (1 + BAND) are not above μ: rounding alone could put them so
 
+_NAME = "the attention to split"
+
 
 class Spectrum(NamedTuple):
     """Singular values of attention matrices and their right singular vectors, largest first.
@@ -75,7 +77,7 @@ def spectrum(
         else:
             values, vectors = _gram(matrices, counts)
     except torch.linalg.LinAlgError as error:  # what LAPACK says of NaN
-        raise NonFiniteError("attention to split", []) from error
+        raise NonFiniteError(_NAME, []) from error
     # Padding adds singular values that are 0 but for rounding.
     values = values * (torch.arange(S, device=values.device) < counts)
     mean = values.sum(-1) / counts[:, 0]
@@ -96,9 +98,11 @@ def _gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     and taken out; what then still cannot be told from μ is solved in float64.
     """
     values, vectors, error = _deflated_gram(matrices, counts)
-    if matrices.dtype != torch.float64:
-        unresolved = ~(error < BAND)
-        if unresolved.any():
+    unresolved = ~(error < BAND)
+    if unresolved.any():
+        if not matrices.isfinite().all():
+            raise NonFiniteError(_NAME, [])
+        if matrices.dtype != torch.float64:
             exact = _deflated_gram(matrices[unresolved].double(), counts[unresolved])
             values[unresolved] = exact[0].to(values.dtype)
             vectors[unresolved] = exact[1].to(vectors.dtype)
@@ -118,7 +122,9 @@ def _deflated_gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Te
     largest = y.square().sum(-2)  # (M, 1), σ₁²
     residual = (matrices.mT @ y - largest[..., None] * x).norm(dim=-2)
     found = residual < 64 * epsilon * largest  # (M, 1)
-    rest = torch.where(found[..., None], matrices - y * x.mT, matrices)
+    rest = matrices - y * x.mT
+    rest = rest - (rest @ x) * x.mT  # again, for what rounding left
+    rest = torch.where(found[..., None], rest, matrices)
     gram = rest.mT @ rest
     # What was taken out must not lie among the zeros, where eigenvectors are anybody's choice.
     away = gram.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True).maximum(epsilon * largest)
