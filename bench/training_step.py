@@ -5,13 +5,11 @@
 Ratios are of medians over alternating repeats, so that a noisy machine slows both sides alike.
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import DEVICE, arguments, backward, compare
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.ops import FrozenBatchNorm2d
@@ -20,35 +18,6 @@ from detrnb.attention import MultiheadAttention
 from detrnb.backbone import ResNetBody
 from detrnb.config import Config
 from detrnb.detr import build_criterion
-from detrnb.device import default_device
-
-DEVICE = default_device()
-
-
-def timed(function: Callable[[], object]) -> float:
-    """Seconds of one call, all of the device's work included."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def compare(
-    name: str, before: Callable[[], object], ours: Callable[[], object], repeats: int
-) -> None:
-    """Print the medians of both and their ratio."""
-    before(), ours()  # warm up
-    times = [(timed(before), timed(ours)) for _ in range(repeats)]
-    old, new = (statistics.median(side) * 1e3 for side in zip(*times, strict=True))
-    print(f"{name:58} {old:9.1f} ms {new:9.1f} ms {old / new:6.2f} x")
-
-
-def backward(function: Callable[[], Tensor]) -> Callable[[], None]:
-    """Forward and backward of a function."""
-    return lambda: function().float().square().mean().backward()
 
 
 def attention(repeats: int) -> None:
@@ -130,9 +99,6 @@ def matching(repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
-    print(f"torch {torch.__version__} on {DEVICE}, {torch.get_num_threads()} threads")
+    repeats = arguments(__doc__).repeats
     for part in (attention, bf16_attention, folded_norms, matching):
         part(repeats)

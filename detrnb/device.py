@@ -1,7 +1,9 @@
 """Where a model runs: device, precision, processes, memory."""
 
+import os
 import resource
 import sys
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -38,6 +40,25 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def peak_memory_of(function: Callable[[], object], device: torch.device) -> float:
+    """Most memory that tensors take while a function runs, beyond what is taken before, in MiB."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler announces itself
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        function()
+    changes = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    taken = peak = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        taken += change.nbytes()
+        peak = max(peak, taken)
+    return peak / 2**20
 
 
 def device_name(device: torch.device) -> str:

@@ -13,7 +13,7 @@ FLOORS = [
     ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots", "device"],
     ["transformer", "criterion"],
     ["detr"],
-    ["variants"],
+    ["variants", "recording"],
     ["progress", "epoch", "training", "engine"],
     ["train", "workbook", "explore"],
 ]

@@ -4,17 +4,32 @@ Boxes are xyxy in pixels. Tensors and arrays are taken alike. Figures are closed
 that a notebook shows each once, where it is the cell's value.
 """
 
-from detrnb.plots.charts import plot_curves, plot_error_kinds, plot_loss_parts, plot_per_class
+from detrnb.plots.attention import (
+    plot_attention_from_point,
+    plot_layer_weights,
+    plot_spectrum,
+)
+from detrnb.plots.charts import (
+    plot_curves,
+    plot_error_kinds,
+    plot_loss_parts,
+    plot_per_class,
+    plot_scaling,
+)
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
 from detrnb.plots.style import variant_colour
 
 __all__ = [
+    "plot_attention_from_point",
     "plot_curves",
     "plot_detections",
     "plot_error_kinds",
     "plot_images",
+    "plot_layer_weights",
     "plot_loss_parts",
     "plot_matching",
     "plot_per_class",
+    "plot_scaling",
+    "plot_spectrum",
     "variant_colour",
 ]

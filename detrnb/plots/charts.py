@@ -54,6 +54,30 @@ def plot_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 @STYLE
+def plot_scaling(charts: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
+    """How measured values grow, on logarithmic axes; a value that is not finite stands on top.
+
+    Args:
+        charts: By title with its unit, a table: index on the x axis, one line a column. A column's
+            first word gives the colour where it names a variant.
+    """
+    figure, axes = panels(1, len(charts), width=4.6 * len(charts), height=3.4)
+    for ax, (title, table) in zip(axes[0], charts.items(), strict=True):
+        finite = table.where(np.isfinite(table))
+        for column in table:
+            colour = colour_of_label(str(column))
+            ax.plot(finite[column], color=colour, marker="o", markersize=3.5, label=str(column))
+            if (lost := table.index[np.isinf(table[column].astype(float))]).size:
+                top = np.full(len(lost), 0.97)
+                place = ax.get_xaxis_transform()
+                ax.plot(lost, top, "x", color=colour, transform=place, label=f"{column}: infinite")
+        ax.set(xscale="log", yscale="log", xlabel=xlabel)
+        ax.set_title(title, loc="left")
+        ax.legend(fontsize=8)
+    return figure
+
+
+@STYLE
 def plot_loss_parts(log: pd.DataFrame) -> Figure:
     """The three losses after each decoder layer, training above and validation below.
 

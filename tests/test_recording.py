@@ -1,0 +1,88 @@
+"""Recorded attention has its shapes, sums to 1, changes no output and leaves nothing behind."""
+
+import pytest
+import torch
+from test_variants import NAMES, features_and_mask
+
+from detrnb import Config, build_detr
+from detrnb.recording import attention_names, record_attention
+
+each_model = pytest.mark.parametrize("name", ["detr", *NAMES])
+
+
+def model_of(name: str):
+    torch.manual_seed(0)
+    return build_detr(Config.preset("smoke", variant=name).model).eval()
+
+
+@each_model
+@torch.no_grad()
+def test_maps_are_an_images_without_padding_and_outputs_stay(name):
+    model = model_of(name)
+    features, mask = features_and_mask()
+    plain = model(None, mask, features=features)
+    with record_attention(model) as recording:
+        recorded = model(None, mask, features=features)
+    for key in ("pred_logits", "pred_boxes"):
+        torch.testing.assert_close(recorded[key], plain[key], atol=1e-5, rtol=1e-5)
+    N, Q = 4, 16
+    for image, (H, W) in enumerate([(6, 8), (4, 6)]):
+        for layer in range(3):
+            maps = [recording.maps(f"encoder.{layer}.self", image)]
+            maps += [recording.maps(f"decoder.{layer}.{kind}", image) for kind in ("self", "cross")]
+            shapes = [tuple(x.shape) for x in maps]
+            assert shapes == [(N, H, W, H, W), (N, Q, Q), (N, Q, H, W)]
+            for x, rows in zip(maps, ((N, H * W), (N, Q), (N, Q)), strict=True):
+                torch.testing.assert_close(x.reshape(*rows, -1).sum(-1), torch.ones(rows))
+    assert not any(module.record or module.recorded for module in attention_names(model).values())
+
+
+@torch.no_grad()
+def test_a_map_is_what_one_image_alone_gives():
+    model = model_of("svd_split")
+    features, mask = features_and_mask()
+    names = ["encoder.2.self", "decoder.1.cross"]
+    with record_attention(model, names) as both:
+        model(None, mask, features=features)
+    with record_attention(model, names) as alone:
+        model(None, mask[1:, :64, :96], features=features[1:, :, :4, :6])
+    for name in names:
+        torch.testing.assert_close(both.maps(name, 1), alone.maps(name), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_split_parts_add_up_to_the_attention():
+    model = model_of("adaptive_res+svd_split")
+    features, mask = features_and_mask()
+    with record_attention(model, ["encoder.2.self"]) as recording:
+        model(None, mask, features=features)
+    assert recording.parts("encoder.2.self") == ("attention", "object", "context")
+    whole, *parts = (
+        recording.maps("encoder.2.self", 1, p) for p in recording.parts("encoder.2.self")
+    )
+    torch.testing.assert_close(sum(parts), whole)
+    assert recording.nbytes == 3 * 2 * 4 * 48 * 48 * 4
+
+
+def test_only_what_is_named_is_recorded_and_the_rest_refused():
+    model = model_of("detr")
+    features, mask = features_and_mask()
+    with record_attention(model, ["encoder.0.self"]) as recording:
+        with pytest.raises(ValueError, match="no forward pass has run inside it"):
+            recording.maps("encoder.0.self")
+        assert [n for n, m in attention_names(model).items() if m.record] == ["encoder.0.self"]
+        model(None, mask, features=features)
+    with pytest.raises(ValueError, match="'encoder.1.self' is not recorded; recorded: encoder.0"):
+        recording.maps("encoder.1.self")
+    with pytest.raises(ValueError, match="no part 'object'; it has attention"):
+        recording.maps("encoder.0.self", part="object")
+    with pytest.raises(ValueError, match="image 2 of a batch of 2"):
+        recording.maps("encoder.0.self", 2)
+    with (
+        pytest.raises(ValueError, match="no attention encoder.9.self; this model has encoder.0"),
+        record_attention(model, ["encoder.9.self"]),
+    ):
+        pass
+    with pytest.raises(RuntimeError), record_attention(model):
+        raise RuntimeError
+    assert not any(module.record for module in attention_names(model).values())
