@@ -45,7 +45,10 @@ def plot_attention_from_point(
     figure, axes = _image_grid(
         [picture] * (len(maps) + 1), -(-(len(maps) + 1) // columns), columns, width=1.9
     )
-    y, x = ((i + 0.5) * size / n - 0.5 for i, size, n in zip(point, picture.shape, (h, w)))
+    y, x = (
+        (i + 0.5) * size / n - 0.5
+        for i, size, n in zip(point, picture.shape[:2], (h, w), strict=True)
+    )
     shown = axes.flat
     _show(shown[0], picture, f"from row {point[0]}, column {point[1]}")
     for ax, (title, weights) in zip(shown[1:], values.items(), strict=False):
