@@ -53,8 +53,9 @@ class Recording:
             part: one of `parts(name)`.
 
         Returns:
-            On the model's device: encoder (N, H, W, H, W), from position to position; decoder self
-            (N, Q, Q); decoder cross (N, Q, H, W). H×W is the feature map without padding.
+            Views of what is recorded, on the model's device: encoder (N, H, W, H, W), from position
+            to position; decoder self (N, Q, Q); decoder cross (N, Q, H, W). H×W is the feature map
+            without padding.
 
         Raises:
             ValueError: nothing was recorded under this name, or there is no such part or image.
@@ -65,14 +66,14 @@ class Recording:
         if not 0 <= image < len(self._mask):
             raise ValueError(f"image {image} of a batch of {len(self._mask)}")
         weights, valid = parts[part][image], ~self._mask[image]
+        if name.startswith("decoder") and name.endswith("self"):
+            return weights
         # Padding lies at the bottom and right, so that what is valid is a rectangle.
-        size = int(valid.any(1).sum()), int(valid.any(0).sum())
-        if name.endswith("cross"):
-            return weights[:, :, valid.flatten()].unflatten(-1, size)
+        feature_map, H, W = valid.shape, int(valid.any(1).sum()), int(valid.any(0).sum())
+        maps = weights.unflatten(-1, feature_map)[..., :H, :W]
         if name.startswith("encoder"):
-            weights = weights[:, valid.flatten()][:, :, valid.flatten()]
-            return weights.unflatten(1, size).unflatten(-1, size)
-        return weights
+            maps = maps.unflatten(1, feature_map)[:, :H, :W]
+        return maps
 
     def _find(self, name: str) -> dict[str, Tensor]:
         if name not in self._recorded:

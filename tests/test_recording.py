@@ -6,6 +6,7 @@ from test_variants import NAMES, features_and_mask
 
 from detrnb import Config, build_detr
 from detrnb.recording import attention_names, record_attention
+from detrnb.variants.svd_split import BAND
 
 each_model = pytest.mark.parametrize("name", ["detr", *NAMES])
 
@@ -86,3 +87,40 @@ def test_only_what_is_named_is_recorded_and_the_rest_refused():
     with pytest.raises(RuntimeError), record_attention(model):
         raise RuntimeError
     assert not any(module.record for module in attention_names(model).values())
+
+
+def parts_by_svd(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Object and context of (N, S, S), each summed from its own singular triplets in float64.
+
+    The float is the distance of the singular value nearest to the threshold, as a share of it.
+    """
+    left, values, right = torch.linalg.svd(weights.double())
+    threshold = values.mean(-1, keepdim=True) * (1 + BAND)
+    gap = (values / threshold - 1).abs().min().item()
+    is_context = (values > threshold)[:, None, :]
+    return *(
+        (left * (values[:, None, :] * kept) @ right).float() for kept in (~is_context, is_context)
+    ), gap
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["svd_split", "adaptive_res+svd_split"])
+def test_parts_computed_independently_add_up_to_the_baselines_attention(name):
+    """Whole models of equal weights: DETR's matrix, the split's, and two sums of triplets agree."""
+    features, mask = features_and_mask()
+    recordings = []
+    for model in (model_of("detr"), model_of(name)):
+        with record_attention(model, ["encoder.2.self"]) as recording:
+            model(None, mask, features=features)
+        recordings.append(recording)
+    detr, split = recordings
+    for image, S in enumerate((6 * 8, 4 * 6)):
+        maps = [detr.maps("encoder.2.self", image)]
+        maps += [split.maps("encoder.2.self", image, p) for p in ("attention", "object", "context")]
+        attention, whole, *parts = (x.reshape(4, S, S) for x in maps)
+        torch.testing.assert_close(whole, attention)
+        *expected, gap = parts_by_svd(attention)
+        assert gap > 1e-3, "too near the threshold to tell; take another seed"
+        torch.testing.assert_close(sum(expected), attention)
+        for part, by_svd in zip(parts, expected, strict=True):
+            torch.testing.assert_close(part, by_svd, atol=1e-5, rtol=1e-3)
