@@ -4,7 +4,7 @@
 or shares. All functions are elementwise over leading dimensions and keep float32 or better.
 """
 
-from torch import Tensor, stack
+from torch import Tensor, linspace, stack
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -53,3 +53,25 @@ def generalized_box_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     width_height = (bottom_right - top_left).clamp(min=0)
     hull = width_height[..., 0] * width_height[..., 1]
     return iou - (hull - union) / hull.clamp(min=1e-12)
+
+
+def cell_coverage(boxes_xyxy: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """How much of each cell of a feature map lies in each box.
+
+    Args:
+        boxes_xyxy: (G, 4), pixels.
+        size: height and width of the image, pixels.
+        grid: rows h and columns w of the feature map.
+
+    Returns:
+        (G, h, w), 0 to 1; its mean over the cells is the box's share of the image.
+    """
+
+    def along(low: Tensor, high: Tensor, length: int, count: int) -> Tensor:
+        edges = linspace(0, length, count + 1, device=boxes_xyxy.device)
+        ends = high[:, None].minimum(edges[1:]) - low[:, None].maximum(edges[:-1])
+        return ends.clamp(min=0) * count / length
+
+    x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
+    rows, columns = along(y0, y1, size[0], grid[0]), along(x0, x1, size[1], grid[1])
+    return rows[:, :, None] * columns[:, None, :]

@@ -1,8 +1,15 @@
 """Box formats and overlaps, against values worked out by hand."""
 
+import pytest
 import torch
 
-from detrnb.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou, xyxy_to_cxcywh
+from detrnb.boxes import (
+    box_iou,
+    cell_coverage,
+    cxcywh_to_xyxy,
+    generalized_box_iou,
+    xyxy_to_cxcywh,
+)
 
 
 def test_formats_convert_both_ways():
@@ -27,3 +34,11 @@ def test_boxes_without_area_give_no_nan():
     point = torch.tensor([[1.0, 1, 1, 1]])
     assert box_iou(point, point)[0].item() == 0
     assert generalized_box_iou(point, point).isfinite().all()
+
+
+def test_cells_are_covered_by_the_share_that_lies_in_the_box():
+    boxes = torch.tensor([[5.0, 0, 15, 5], [-3, -3, 99, 99]])
+    coverage = cell_coverage(boxes, (20, 30), (2, 3))
+    expected = torch.tensor([[[0.25, 0.25, 0], [0, 0, 0]], [[1, 1, 1], [1, 1, 1]]])
+    torch.testing.assert_close(coverage, expected)
+    assert coverage[0].mean().item() == pytest.approx(10 * 5 / (20 * 30))

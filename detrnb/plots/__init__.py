@@ -6,7 +6,9 @@ that a notebook shows each once, where it is the cell's value.
 
 from detrnb.plots.attention import (
     plot_attention_from_point,
+    plot_cross_attention,
     plot_layer_weights,
+    plot_query_attention,
     plot_spectrum,
 )
 from detrnb.plots.charts import (
@@ -21,6 +23,7 @@ from detrnb.plots.style import variant_colour
 
 __all__ = [
     "plot_attention_from_point",
+    "plot_cross_attention",
     "plot_curves",
     "plot_detections",
     "plot_error_kinds",
@@ -29,6 +32,7 @@ __all__ = [
     "plot_loss_parts",
     "plot_matching",
     "plot_per_class",
+    "plot_query_attention",
     "plot_scaling",
     "plot_spectrum",
     "variant_colour",

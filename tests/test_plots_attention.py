@@ -1,0 +1,148 @@
+"""Pictures of attention: which numbers are drawn, on which scale, beside which box."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import CenteredNorm, PowerNorm, to_hex
+from matplotlib.patches import Rectangle
+
+from detrnb import plots
+from detrnb.plots.style import OBJECT_COLOURS
+
+IMAGE = np.full((20, 30, 3), 90, np.uint8)  # (H, W, 3)
+EVEN = np.full((2, 3), 1 / 6)  # a feature map of 2 rows and 3 columns
+SHARP = torch.tensor([[0.0, 0, 0], [0, 0, 1]])
+
+
+def corners(ax):
+    """xyxy of each rectangle on an axis."""
+    boxes = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    return [
+        [*box.get_xy(), *np.add(box.get_xy(), (box.get_width(), box.get_height()))] for box in boxes
+    ]
+
+
+def titles(figure):
+    return [ax.get_title() for ax in figure.axes]
+
+
+def test_maps_from_a_point_show_numbers_point_and_boxes_on_one_scale():
+    maps = {"head 1": EVEN, "head 2": SHARP}
+    figure = plots.plot_attention_from_point(
+        IMAGE, maps, (1, 2), boxes_xyxy=[[2, 3, 12, 9]], title="image 7"
+    )
+    first, one, two, bar = figure.axes
+    assert figure.get_suptitle() == "image 7"
+    assert titles(figure)[:3] == ["from row 1, column 2", "head 1", "head 2"]
+    assert np.array_equal(one.images[0].get_array(), EVEN)
+    assert np.array_equal(two.images[0].get_array(), SHARP)
+    assert one.images[0].norm is two.images[0].norm
+    assert isinstance(one.images[0].norm, PowerNorm) and one.images[0].norm.vmax == 1
+    assert one.images[0].get_extent() == [-0.5, 29.5, 19.5, -0.5]
+    for ax in (first, one, two):
+        # The middle of the last of 3 columns in 30 pixels, of the second of 2 rows in 20.
+        assert ax.lines[0].get_xydata().tolist() == [[24.5, 14.5]]
+        assert corners(ax) == [[2, 3, 12, 9]]
+    assert bar.get_ylabel() == "attention weight"
+
+
+def test_maps_with_negative_values_share_a_diverging_scale():
+    maps = {"attention": EVEN, "object": EVEN - SHARP.numpy(), "context": SHARP}
+    figure = plots.plot_attention_from_point(IMAGE, maps, (0, 0))
+    images = [ax.images[0] for ax in figure.axes[1:4]]
+    assert {image.get_cmap().name for image in images} == {"RdBu_r"}
+    assert {id(image.norm) for image in images} == {id(images[0].norm)}
+    assert isinstance(images[0].norm, CenteredNorm) and images[0].norm(0) == 0.5
+    assert images[0].norm.halfrange == 1
+    assert figure.axes[-1].get_ylabel() == "part of the attention weight"
+
+
+def test_small_multiples_stand_row_by_row_right_of_the_image():
+    maps = {f"layer {i}, head {j}": EVEN for i in (1, 2, 3) for j in (1, 2)}
+    figure = plots.plot_attention_from_point(IMAGE, maps, (0, 0), columns=2)
+    first, *rest = [ax.get_position() for ax in figure.axes[:-1]]
+    assert len({round(box.x0, 6) for box in rest}) == 2
+    assert len({round(box.y0, 6) for box in rest}) == 3
+    assert first.x1 < min(box.x0 for box in rest) and first.y1 == pytest.approx(rest[0].y1)
+    assert first.width > 2 * rest[0].width
+
+
+@pytest.mark.parametrize(
+    ("maps", "point", "message"),
+    [
+        ({}, (0, 0), "found none"),
+        ({"a": EVEN, "b": EVEN.T}, (0, 0), r"found \(2, 3\), \(3, 2\)"),
+        ({"a": EVEN[None]}, (0, 0), r"one shape \(h, w\), found \(1, 2, 3\)"),
+        ({"a": EVEN}, (0, 3), r"point \(0, 3\) lies outside the map of 2 rows and 3 columns"),
+    ],
+)
+def test_maps_that_cannot_be_compared_are_refused(maps, point, message):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_attention_from_point(IMAGE, maps, point)
+
+
+def test_cross_attention_has_map_and_box_in_one_colour_for_each_query():
+    boxes = torch.tensor([[2.0, 3, 12, 9], [20, 1, 29, 15], [2, 3, 12, 9]])
+    maps = {"query 4": EVEN, "query 9": SHARP, "query 4 again": SHARP}
+    figure = plots.plot_cross_attention(IMAGE, maps, boxes, columns=3, title="layer 6")
+    first, *panels, bar = figure.axes
+    assert titles(figure)[1:4] == list(maps) and figure.get_suptitle() == "layer 6"
+    assert corners(first) == boxes.tolist()
+    norms = set()
+    for ax, box, colour in zip(panels, boxes, [0, 1, 0], strict=True):
+        assert corners(ax) == [box.tolist()]
+        assert to_hex(ax.patches[0].get_edgecolor()) == OBJECT_COLOURS[colour].lower()
+        glow = ax.images[1]
+        norms.add(id(glow.norm))
+        assert to_hex(glow.get_cmap()(1.0)) == OBJECT_COLOURS[colour].lower()
+        assert glow.get_cmap()(0.0)[3] == 0
+    assert len(norms) == 1
+    assert np.array_equal(panels[0].images[1].get_array(), EVEN)
+    assert bar.get_ylabel() == "attention weight"
+
+
+def test_cross_attention_needs_a_box_for_each_map():
+    with pytest.raises(ValueError, match="1 maps but 2 boxes; expected a box for each map"):
+        plots.plot_cross_attention(IMAGE, {"query 4": EVEN}, [[0, 0, 1, 1]] * 2)
+
+
+def test_query_attention_puts_what_was_found_first():
+    weights = np.arange(16.0).reshape(4, 4)
+    figure = plots.plot_query_attention(
+        {"head 1": weights, "head 2": weights}, {2: "seven 0.95", 0: "one 0.60"}, query=0
+    )
+    one, two, _ = figure.axes
+    assert np.array_equal(one.images[0].get_array()[0], weights[2, [2, 0, 1, 3]])
+    assert [label.get_text() for label in one.get_yticklabels()] == ["2: seven 0.95", "0: one 0.60"]
+    assert len(two.get_yticks()) == 0
+    assert one.lines[0].get_ydata()[0] == one.lines[1].get_xdata()[0] == 1.5
+    assert corners(one) == [[-0.5, 0.5, 3.5, 1.5]]  # query 0 stands in the second row
+
+
+def test_query_attention_needs_no_names():
+    figure = plots.plot_query_attention({"": np.eye(3)})
+    assert not figure.axes[0].lines and not figure.axes[0].patches
+
+
+def test_spectrum_shows_values_and_how_many_are_above_the_mean():
+    figure = plots.plot_spectrum({"layer 1": torch.tensor([[4.0, 1, 1, 0], [4, 3, 1, 0]])})
+    ax = figure.axes[0]
+    assert ax.get_title(loc="left") == "layer 1\n2 of 4 above"  # the median of 1 and 2
+    assert ax.lines[0].get_ydata()[:3].tolist() == [4, 2, 1]
+    assert ax.lines[1].get_ydata() == [1.75, 1.75]
+
+
+def test_layer_weights_show_end_change_and_course():
+    history = np.zeros((3, 2, 4))  # epochs, layers, channels
+    history[:, 1], history[2, 0, 1] = 1.0, -0.5
+    end, change, course, *_ = plots.plot_layer_weights(history).axes
+    assert np.array_equal(end.images[0].get_array(), history[2])
+    assert change.images[0].get_array()[0].tolist() == [0, -0.5, 0, 0]
+    assert course.lines[0].get_ydata().tolist() == [0, 0, 0.125]
+
+
+def test_pictures_are_closed_towards_pyplot():
+    plots.plot_attention_from_point(IMAGE, {"a": EVEN}, (0, 0))
+    plots.plot_query_attention({"": np.eye(3)})
+    assert plt.get_fignums() == []
