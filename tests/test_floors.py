@@ -15,7 +15,7 @@ FLOORS = [
     ["detr"],
     ["variants", "recording"],
     ["progress", "epoch", "training", "engine"],
-    ["train", "workbook", "explore"],
+    ["train", "workbook", "views", "explore"],
 ]
 WITHOUT_TORCH = {"registry", "config", "runs"}
 

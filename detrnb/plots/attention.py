@@ -48,11 +48,9 @@ def plot_attention_from_point(
     figure, (first, *axes) = _bare_axes(picture.shape, len(values), columns, title, with_image=True)
     _show(first, picture, f"from row {point[0]}, column {point[1]}")
     norm, signed = _shared_scale(values)
-    extent = _extent(picture)
+    look = {"norm": norm, "cmap": "RdBu_r" if signed else "viridis", "extent": _extent(picture)}
     for ax, (name, weights) in zip(axes, values.items(), strict=True):
-        mappable = ax.imshow(
-            weights, norm=norm, cmap="RdBu_r" if signed else "viridis", extent=extent
-        )
+        mappable = ax.imshow(weights, interpolation="nearest", **look)
         ax.set_title(name, fontsize=8.5)
     y, x = (
         (i + 0.5) * size / n - 0.5
@@ -103,7 +101,8 @@ def plot_cross_attention(
         _show(ax, picture, name)
         ax.images[0].set(data=grey, cmap="gray", norm=Normalize(0, 500))
         glow = LinearSegmentedColormap.from_list("", [(*to_rgb(colour), 0), (*to_rgb(colour), 1)])
-        ax.imshow(weights, norm=norm, cmap=glow, extent=_extent(picture))
+        look = {"norm": norm, "cmap": glow, "extent": _extent(picture)}
+        ax.imshow(weights, interpolation="nearest", **look)
         for place in (first, ax):
             _draw_box(place, box, colour)
     _colour_bar(figure, ScalarMappable(norm, "gray"), "attention weight")
@@ -138,7 +137,8 @@ def plot_query_attention(
     figure, axes = _bare_axes((Q, Q), len(values), columns, title)
     norm, _ = _shared_scale(values)
     for i, (ax, (name, weights)) in enumerate(zip(axes, values.items(), strict=True)):
-        mappable = ax.imshow(weights[np.ix_(order, order)], norm=norm, cmap="viridis")
+        weights = weights[np.ix_(order, order)]
+        mappable = ax.imshow(weights, norm=norm, cmap="viridis", interpolation="nearest")
         ax.set_title(name, fontsize=8.5)
         if i % columns == 0:
             found = [f"{q}: {what}" for q, what in names.items()]
