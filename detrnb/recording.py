@@ -7,6 +7,7 @@ numbers for the encoder (three times that where attention is split), B·N·Q·S 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from detrnb.attention import MultiheadAttention
@@ -124,3 +125,21 @@ def record_attention(model: DETR, names: Sequence[str] | None = None) -> Iterato
             hook.remove()
         for name in names:
             known[name].record = False
+
+
+@torch.no_grad()
+def attention_of(model: DETR, images: Tensor, names: Sequence[str] | None = None) -> Recording:
+    """Record one forward pass on images of one size.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        names: of `attention_names(model)`; None for all of them.
+
+    Raises:
+        ValueError: the model has no attention of such a name.
+    """
+    images = images.to(next(model.parameters()).device)
+    padding_mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
+    with record_attention(model, names) as recording:
+        model(model.normalize(images, padding_mask), padding_mask)
+    return recording

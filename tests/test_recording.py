@@ -5,7 +5,7 @@ import torch
 from test_variants import NAMES, features_and_mask
 
 from detrnb import Config, build_detr
-from detrnb.recording import attention_names, record_attention
+from detrnb.recording import attention_names, attention_of, record_attention
 from detrnb.variants.svd_split import BAND
 
 each_model = pytest.mark.parametrize("name", ["detr", *NAMES])
@@ -124,3 +124,14 @@ def test_parts_computed_independently_add_up_to_the_baselines_attention(name):
         torch.testing.assert_close(sum(expected), attention)
         for part, by_svd in zip(parts, expected, strict=True):
             torch.testing.assert_close(part, by_svd, atol=1e-5, rtol=1e-3)
+
+
+def test_attention_of_images_is_that_of_their_forward_pass():
+    model = model_of("detr")
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    recording = attention_of(model, images, ["decoder.2.cross"])
+    assert recording.names == ("decoder.2.cross",)
+    maps = recording.maps("decoder.2.cross", 1)
+    assert maps.shape == (4, 16, 4, 6) and not maps.requires_grad
+    alone = attention_of(model, images[1:], ["decoder.2.cross"]).maps("decoder.2.cross")
+    torch.testing.assert_close(maps, alone, atol=1e-5, rtol=1e-4)
