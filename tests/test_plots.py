@@ -295,3 +295,63 @@ def test_style_of_the_notebook_is_left_as_it_was():
     before = dict(plt.rcParams)
     plots.plot_error_kinds({"right": 1})
     assert dict(plt.rcParams) == before
+
+
+def test_scaling_draws_infinite_values_on_top_and_skips_missing_ones():
+    table = pd.DataFrame(
+        {"svd_split, exact": [1.0, 2.0, np.inf], "detr": [3.0, np.nan, 5.0]}, index=[64, 256, 1024]
+    )
+    figure = plots.plot_scaling({"Norm": table, "MiB": table}, "positions")
+    ax = figure.axes[0]
+    assert ax.get_xscale() == ax.get_yscale() == "log" and ax.get_xlabel() == "positions"
+    first, lost, second = ax.lines
+    assert to_hex(first.get_color()).upper() == VARIANT_COLOURS["svd_split"]
+    np.testing.assert_array_equal(first.get_ydata(), [1, 2, np.nan])
+    assert lost.get_xdata().tolist() == [1024] and lost.get_label() == "svd_split, exact: infinite"
+    np.testing.assert_array_equal(second.get_ydata(), [3, np.nan, 5])
+    figure.canvas.draw()
+
+
+def test_spectrum_shows_the_median_the_mean_and_how_many_lie_above():
+    values = np.array([[8.0, 1.0, 1.0, 0.0], [8.0, 2.0, 1.0, 1.0], [4.0, 3.0, 1.0, 0.0]])
+    figure = plots.plot_spectrum({"layer 1": values, "layer 2": values})
+    ax = figure.axes[0]
+    line, threshold = ax.lines
+    np.testing.assert_allclose(line.get_ydata(), [8, 2, 1, 0], atol=1e-6)
+    assert threshold.get_ydata()[0] == 2.5 == np.median(values.mean(1))
+    assert ax.get_title("left") == "layer 1\n1 of 4 above"
+    figure.canvas.draw()
+
+
+def test_layer_weights_are_shown_with_their_change_and_its_mean_size():
+    history = np.zeros((3, 2, 5))
+    history[:, 1] = 1.0
+    history[1:, 0] = [[0.1], [-0.3]]
+    figure = plots.plot_layer_weights(history)
+    weights, change, moved = figure.axes[:3]
+    np.testing.assert_allclose(weights.images[0].get_array(), history[-1])
+    np.testing.assert_allclose(change.images[0].get_array(), history[-1] - history[0])
+    for ax in (weights, change):
+        low, high = ax.images[0].get_clim()
+        assert low == -high < 0  # zero is the middle of the colours
+    np.testing.assert_allclose([line.get_ydata() for line in moved.lines], [[0, 0.1, 0.3], [0] * 3])
+    figure.canvas.draw()
+
+
+def test_attention_from_a_point_shares_one_scale_and_is_diverging_where_negative(image):
+    maps = {"head 1": torch.rand(4, 6), "head 2": 2 * torch.rand(4, 6)}
+    figure = plots.plot_attention_from_point(image, maps, (1, 2))
+    shown = [ax for ax in figure.axes if ax.get_title()]
+    assert [ax.get_title() for ax in shown] == ["from row 1, column 2", "head 1", "head 2"]
+    limits = {ax.images[0].get_clim() for ax in shown[1:]}
+    assert limits == {(0.0, maps["head 2"].max().item())}
+    for ax in shown:  # the middle of the cell, in the image's 20 by 30 pixels
+        assert ax.lines[0].get_xydata().tolist() == [[2.5 * 5 - 0.5, 1.5 * 5 - 0.5]]
+    signed = plots.plot_attention_from_point(image, {"object": -maps["head 1"]}, (0, 0))
+    low, high = signed.axes[1].images[0].get_clim()
+    assert low == -high
+    with pytest.raises(ValueError, match="point .4, 0. lies outside the map of 4 rows and 6 col"):
+        plots.plot_attention_from_point(image, maps, (4, 0))
+    with pytest.raises(ValueError, match="of one shape"):
+        plots.plot_attention_from_point(image, {}, (0, 0))
+    figure.canvas.draw()

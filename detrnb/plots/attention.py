@@ -238,10 +238,11 @@ def plot_spectrum(spectra: Mapping[str, object]) -> Figure:
     """
     figure, axes = panels(1, len(spectra), width=3.3 * len(spectra), height=3.0, share=True)
     for ax, (title, values) in zip(axes[0], spectra.items(), strict=True):
-        values = np.maximum(_array(values), 1e-9)
+        values = _array(values)
         mean = float(np.median(values.mean(-1)))
         rank = np.arange(1, values.shape[1] + 1)
-        low, middle, high = np.percentile(values, [10, 50, 90], axis=0)
+        drawn = np.maximum(values, 1e-9)  # zero has no place on a logarithmic axis
+        low, middle, high = np.percentile(drawn, [10, 50, 90], axis=0)
         kept = (values > values.mean(-1, keepdims=True)).sum(-1)
         ax.fill_between(rank, low, high, color=VARIANT_COLOURS["svd_split"], alpha=0.25, lw=0)
         ax.plot(rank, middle, color=VARIANT_COLOURS["svd_split"])
