@@ -4,6 +4,7 @@ A variant is one file under `detrnb/variants/` and one entry here. Its file is i
 model with it is built.
 """
 
+import itertools
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
@@ -111,6 +112,16 @@ def resolve(name: str) -> tuple[Variant, ...]:
             )
         chosen[variant.part] = variant
     return tuple(chosen.values())
+
+
+def combinations() -> list[str]:
+    """Every registered variant but the baseline, then every pair that may be joined."""
+    singles = [name for name in VARIANTS if name != BASELINE]
+    pairs = []
+    for first, second in itertools.combinations(singles, 2):
+        if VARIANTS[first].part != VARIANTS[second].part:
+            pairs.append(f"{first}+{second}")
+    return singles + pairs
 
 
 register(

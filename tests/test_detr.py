@@ -160,11 +160,16 @@ def test_initial_weights_follow_the_references_rules():
 
 
 # On fake CUDA tensors operators check that their inputs share a device, without a GPU. What cannot
-# run so: backward, `.cpu()` (so the matcher: matches are given here), boolean selection.
+# run so: backward, `.cpu()` (so the matcher: matches are given here), boolean selection, and
+# branches on values, such as svd_split's choice of precision.
+OPTIONS_FOR_FAKE_TENSORS = {"svd_split": {"model.options.svd_split.solver": "svd"}}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("preset", ["coco", "smoke"])
 def test_forward_and_losses_stay_on_the_models_device(preset, variant):
-    config = Config.preset(preset, variant=variant).model
+    overrides = OPTIONS_FOR_FAKE_TENSORS.get(variant, {})
+    config = Config.preset(preset, variant=variant, overrides=overrides).model
     with FakeTensorMode():
         # Only what is given is made on CUDA; a tensor that the code makes elsewhere then clashes.
         with torch.device("cuda"):

@@ -111,7 +111,7 @@ def _gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 def _deflated_gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As `_gram` in one precision, with an estimate (M,) of the relative error at the threshold."""
-    epsilon = torch.finfo(matrices.dtype).eps / 2
+    epsilon, tiny = torch.finfo(matrices.dtype).eps / 2, torch.finfo(matrices.dtype).tiny
     # Rows of attention sum to 1, so that the first right singular vector is often near the mean
     # row, and few steps find it.
     x = matrices.mean(-2)[..., None]
@@ -137,7 +137,7 @@ def _deflated_gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Te
     values = squares.sqrt()
     # To first order d(σ²) moves σ by d / 2σ, and never by more than √d.
     inside = torch.arange(values.shape[-1], device=values.device) < counts
-    moved = (noise.sqrt()).minimum(noise / (2 * values.clamp(min=epsilon))) * inside
+    moved = (noise.sqrt()).minimum(noise / (2 * values.clamp(min=tiny))) * inside
     mean = (values * inside).sum(-1, keepdim=True) / counts
     error = (moved.sum(-1, keepdim=True) / counts + noise / (2 * mean)) / mean
     return values, vectors, error[:, 0]
