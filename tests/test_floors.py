@@ -13,7 +13,7 @@ FLOORS = [
     ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots", "device"],
     ["transformer", "criterion"],
     ["detr"],
-    ["variants", "recording"],
+    ["variants", "recording", "parts"],
     ["progress", "epoch", "training", "engine"],
     ["train", "workbook", "views", "explore"],
 ]
