@@ -355,3 +355,17 @@ def test_attention_from_a_point_shares_one_scale_and_is_diverging_where_negative
     with pytest.raises(ValueError, match="of one shape"):
         plots.plot_attention_from_point(image, {}, (0, 0))
     figure.canvas.draw()
+
+
+def test_intervals_stand_in_rows_with_their_ends_and_variants_colours():
+    table = pd.DataFrame({"mean": [0.1, -0.2], "low": [0.0, -0.3], "high": [0.3, 0.1]}, ["a", "b"])
+    figure = plots.plot_intervals({"detr": table, "svd_split": table + 1}, "excess")
+    ax = figure.axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    for container, colour, shift in zip(ax.containers, ("detr", "svd_split"), (0, 1), strict=True):
+        points, _, (bars,) = container
+        assert to_hex(points.get_color()).upper() == VARIANT_COLOURS[colour]
+        np.testing.assert_allclose(np.asarray(points.get_xdata(), float), table["mean"] + shift)
+        ends = np.stack([segment[:, 0] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, table[["low", "high"]].to_numpy() + shift)
+    figure.canvas.draw()

@@ -14,6 +14,7 @@ from detrnb.plots.attention import (
 from detrnb.plots.charts import (
     plot_curves,
     plot_error_kinds,
+    plot_intervals,
     plot_loss_parts,
     plot_per_class,
     plot_scaling,
@@ -28,6 +29,7 @@ __all__ = [
     "plot_detections",
     "plot_error_kinds",
     "plot_images",
+    "plot_intervals",
     "plot_layer_weights",
     "plot_loss_parts",
     "plot_matching",

@@ -78,6 +78,30 @@ def plot_scaling(charts: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
 
 
 @STYLE
+def plot_intervals(tables: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
+    """Means with their intervals, one row for each name, the labels' rows beside each other.
+
+    Args:
+        tables: By label, which gives the colour where its first word names a variant: columns
+            `mean`, `low` and `high`; equal indexes, from top to bottom.
+    """
+    names = next(iter(tables.values())).index
+    figure, axes = panels(1, 1, width=6.4, height=0.9 + 0.36 * len(names))
+    ax = axes[0, 0]
+    for i, (label, table) in enumerate(tables.items()):
+        rows = np.arange(len(names)) + 0.3 * (i - (len(tables) - 1) / 2)
+        errors = [table["mean"] - table["low"], table["high"] - table["mean"]]
+        look = {"color": colour_of_label(label), "label": label}
+        ax.errorbar(table["mean"], rows, xerr=errors, fmt="o", markersize=4, capsize=2, **look)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.legend(fontsize=8)
+    return figure
+
+
+@STYLE
 def plot_loss_parts(log: pd.DataFrame) -> Figure:
     """The three losses after each decoder layer, training above and validation below.
 
