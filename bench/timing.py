@@ -2,13 +2,12 @@
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from detrnb.device import default_device, device_name
+from detrnb.device import default_device, device_name, seconds_of
 
 DEVICE = default_device()
 
@@ -25,22 +24,11 @@ def arguments(description: str, repeats: int = 7) -> argparse.Namespace:
     return parsed
 
 
-def timed(function: Callable[[], object]) -> float:
-    """Seconds of one call, all of the device's work included."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def medians(functions: list[Callable[[], object]], repeats: int) -> list[float]:
     """Median seconds of each function, called in turns so that a noisy machine slows all alike."""
     for function in functions:
         function()  # warm up
-    rounds = [[timed(function) for function in functions] for _ in range(repeats)]
+    rounds = [[seconds_of(function, DEVICE) for function in functions] for _ in range(repeats)]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 

@@ -120,12 +120,28 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
     Raises:
         ValueError: unknown backbone or a stride it does not have.
     """
+    backbone = Backbone(config.backbone, config.stride, config.dilation, train_backbone)
+    model = DETR(
+        backbone,
+        PositionEmbeddingSine(config.d_model, config.position_temperature),
+        _build_transformer(config),
+        config.d_model,
+        config.num_classes,
+        config.num_queries,
+    )
+    _initialize(model, torch.initial_seed())
+    return model
+
+
+def _build_transformer(config: ModelConfig) -> Transformer:
+    """Encoder and decoder, with the variants' classes in the places of the parts they replace."""
     variants = {variant.part: variant for variant in resolve(config.variant)}
 
     def replacement(part: str, *args: object) -> nn.Module:
         module, name = variants[part].target.split(":")
         options = config.variant_options(variants[part].name)
-        options.pop("layers", None)
+        if part == "encoder_attention":
+            del options["layers"]
         return getattr(importlib.import_module(module), name)(*args, **options)
 
     attention = variants.get("encoder_attention")
@@ -142,7 +158,7 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
             return replacement("encoder", layers, config.d_model, config.pre_norm)
         return TransformerEncoder(layers, config.d_model, config.pre_norm)
 
-    transformer = Transformer(
+    return Transformer(
         d_model=config.d_model,
         num_heads=config.num_heads,
         num_encoder_layers=config.num_encoder_layers,
@@ -153,17 +169,6 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
         make_attention=make_attention,
         make_encoder=make_encoder,
     )
-    backbone = Backbone(config.backbone, config.stride, config.dilation, train_backbone)
-    model = DETR(
-        backbone,
-        PositionEmbeddingSine(config.d_model, config.position_temperature),
-        transformer,
-        config.d_model,
-        config.num_classes,
-        config.num_queries,
-    )
-    _initialize(model, torch.initial_seed())
-    return model
 
 
 @torch.no_grad()
@@ -241,7 +246,8 @@ def postprocess(outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
 def load_weights(model: DETR, path: str | Path) -> tuple[str, ...]:
     """Load all of a model's weights: from a checkpoint of ours, an official one, or a state dict.
 
-    DETR's weights load into its variants too, which then start as that DETR.
+    DETR's weights load into its variants too; one with `starts_as_detr` in the registry then
+    computes what that DETR computes.
 
     Returns:
         Names of the tensors that the file lacks because the variant adds them.
@@ -249,17 +255,7 @@ def load_weights(model: DETR, path: str | Path) -> tuple[str, ...]:
     Raises:
         ValueError: no such file, or its tensors are not this model's; names the first few.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no weights at {path}: expected a checkpoint such as a run's best.pt")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as weights ({str(error).splitlines()[0]}); expected a dict of"
-            " tensors saved by torch.save, without other Python objects"
-        ) from error
-    state = dict(state.get("model", state))
+    state = _read_state(Path(path))
     ours = model.state_dict()
     adding = {  # modules all of whose own parameters are absent
         prefix: (module, names)
@@ -288,6 +284,20 @@ def load_weights(model: DETR, path: str | Path) -> tuple[str, ...]:
         module.start_as_detr(state, prefix)
     model.load_state_dict(state)
     return tuple(name for name in ours if name in new)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file by name."""
+    if not path.is_file():
+        raise ValueError(f"no weights at {path}: expected a checkpoint such as a run's best.pt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read as weights ({str(error).splitlines()[0]}); expected a dict of"
+            " tensors saved by torch.save, without other Python objects"
+        ) from error
+    return dict(state.get("model", state))
 
 
 def added_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, set[str]]]:

@@ -1,8 +1,10 @@
 """Where a model runs: device, precision, processes, memory."""
 
+import math
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -42,8 +44,23 @@ def peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds that one call takes, all of the device's work included."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    function()
+    synchronize()
+    return time.perf_counter() - start
+
+
 def peak_memory_of(function: Callable[[], object], device: torch.device) -> float:
-    """Most memory that tensors take while a function runs, beyond what is taken before, in MiB."""
+    """Most memory that tensors take while a function runs, beyond what is taken before, in MiB.
+
+    NaN on devices that do not tell, that is, all but CUDA and the CPU.
+    """
+    if device.type not in ("cpu", "cuda"):
+        return math.nan
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

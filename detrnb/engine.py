@@ -77,7 +77,13 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
     folder = RunFolder(path)
     config = Config.from_dict(folder.read_config())
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
-    load_weights(model, folder.last if checkpoint == "last" else folder.best)
+    weights = folder.last if checkpoint == "last" else folder.best
+    new = load_weights(model, weights)
+    if new:
+        raise ValueError(
+            f"{weights} lacks {', '.join(new)}, which {config.model.variant!r} in config.json has;"
+            " it is of another run"
+        )
     return Run(folder.path, config, model.place(default_device()).eval())
 
 

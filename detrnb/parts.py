@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from detrnb.attention import MultiheadAttention
-from detrnb.boxes import cxcywh_to_xyxy
+from detrnb.boxes import cell_coverage, cxcywh_to_xyxy
 from detrnb.detr import DETR
 from detrnb.recording import attention_names, attention_of
 from detrnb.variants.svd_split import Spectrum, spectrum
@@ -46,22 +46,6 @@ def kept_triplets(split: Spectrum, part: Part, generator: torch.Generator) -> Te
     return order.to(kept.device) < kept.sum(-1, keepdim=True)
 
 
-def coverage(boxes_cxcywh: Tensor, height: int, width: int, resolution: int = 16) -> Tensor:
-    """Share of each cell of a feature map that lies under at least one box, (height, width).
-
-    Args:
-        boxes_cxcywh: (G, 4), shares of the image.
-        resolution: points along a cell's side that are looked at.
-    """
-    H, W = height * resolution, width * resolution
-    x = (torch.arange(W) + 0.5) / W
-    y = (torch.arange(H) + 0.5) / H
-    x0, y0, x1, y1 = cxcywh_to_xyxy(boxes_cxcywh).T[:, :, None]
-    inside = ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None, :]
-    covered = inside.any(0).float()
-    return covered.reshape(height, resolution, width, resolution).mean((1, 3))
-
-
 def energy_in_boxes(
     attention: Tensor, boxes_cxcywh: Tensor, generator: torch.Generator
 ) -> dict[str, float]:
@@ -74,13 +58,15 @@ def energy_in_boxes(
 
     Returns:
         For `attention` and each part: the share of its energy on key positions under boxes, less
-        the boxes' share of the area. `rank`: singular values above their mean; `context energy`:
+        the boxes' share of the area; a position counts by how much of it the box over it covers.
+        `rank`: singular values above their mean; `context energy`:
         their share of the squares; `area`: under boxes.
     """
     N, H, W = attention.shape[:3]
     matrices = attention.reshape(N, H * W, H * W)
     split = spectrum(matrices)
-    under = coverage(boxes_cxcywh, H, W).flatten().to(matrices.device)
+    boxes_xyxy = cxcywh_to_xyxy(boxes_cxcywh)  # of an image one wide and one high
+    under = cell_coverage(boxes_xyxy, (1, 1), (H, W)).amax(0).flatten().to(matrices.device)
     area = under.mean()
 
     def excess(part: Tensor) -> float:

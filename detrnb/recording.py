@@ -107,13 +107,14 @@ def record_attention(model: DETR, names: Sequence[str] | None = None) -> Iterato
 
     def keep(name: str) -> object:
         def hook(module: MultiheadAttention, *_: object) -> None:
-            recording._recorded[name], module.recorded = module.recorded, {}
+            recording._recorded[name] = module.recorded
 
         return hook
 
     def keep_mask(_: nn.Module, arguments: tuple[Tensor]) -> None:
         recording._mask = arguments[0].detach()
 
+    before = {name: known[name].record for name in names}  # another recording may be on
     hooks = [model.backbone[1].register_forward_pre_hook(keep_mask)]
     for name in names:
         known[name].record = True
@@ -123,8 +124,10 @@ def record_attention(model: DETR, names: Sequence[str] | None = None) -> Iterato
     finally:
         for hook in hooks:
             hook.remove()
-        for name in names:
-            known[name].record = False
+        for name, on in before.items():
+            known[name].record = on
+            if not on:
+                known[name].recorded = {}
 
 
 @torch.no_grad()

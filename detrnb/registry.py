@@ -33,7 +33,7 @@ class AttentionOptions(Options):
 class EfficientAttentionOptions(AttentionOptions):
     """Settings of `efficient_attention`."""
 
-    query_softmax: Literal["channel", "position"] = "channel"  # paper; the journal's, as ablation
+    query_softmax: Literal["channel", "position"] = "channel"  # the paper; or an ablation
 
 
 class SVDSplitOptions(AttentionOptions):
@@ -55,6 +55,7 @@ class Variant:
         target: import string `module:attribute` of that class.
         summary: one line for tables.
         options: its settings.
+        starts_as_detr: whether with DETR's weights it computes what DETR computes.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Variant:
     target: str
     summary: str
     options: type[Options] = Options
+    starts_as_detr: bool = True
 
 
 VARIANTS: dict[str, Variant | None] = {BASELINE: None}
@@ -139,6 +141,7 @@ register(
         "detrnb.variants.efficient_attention:EfficientAttention",
         "encoder self-attention in time and memory linear in the number of positions",
         EfficientAttentionOptions,
+        starts_as_detr=False,
     )
 )
 register(

@@ -20,6 +20,7 @@ from detrnb.detr import DETR, added_parameters, build_criterion, build_detr, loa
 from detrnb.device import device_name, make_accelerator, peak_memory_mb
 from detrnb.epoch import TrainingDiverged, build_optimizer, evaluate, train_one_epoch
 from detrnb.progress import Progress
+from detrnb.registry import resolve
 from detrnb.runs import RunFolder, project_root, provenance
 
 HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
@@ -30,6 +31,21 @@ def _save(path: Path, content: dict) -> None:
     beside = path.with_suffix(".tmp")
     torch.save(content, beside)
     os.replace(beside, path)
+
+
+def _describe_start(origin: str, variant: str, new: tuple[str, ...]) -> str:
+    """What a run starts from, in words.
+
+    Args:
+        new: names of the tensors that the weights do not hold.
+    """
+    lines = [f"starts from the weights of {origin}"]
+    if new:
+        lines.append(f"new to them: {', '.join(new)}")
+    for part in resolve(variant):
+        if not part.starts_as_detr:
+            lines.append(f"{part.name} computes another function of a DETR's weights")
+    return "\n".join(lines)
 
 
 class Training:
@@ -110,9 +126,8 @@ class Training:
         elif train.init_from is not None:
             start = project_root() / train.init_from
             new = load_weights(model, RunFolder(start).best if start.is_dir() else start)
-            if new and self.accelerator.is_main_process:
-                print(f"{train.init_from} is a DETR's; new here, starting so that nothing changes:")
-                print(f"  {', '.join(new)}")
+            if self.accelerator.is_main_process:
+                print(_describe_start(train.init_from, model_config.variant, new))
         else:
             load_backbone_weights(
                 model.backbone[0], model_config.backbone, model_config.backbone_weights

@@ -5,7 +5,7 @@ import torch
 from test_variants import features_and_mask
 
 from detrnb import Config, build_detr
-from detrnb.parts import coverage, energy_in_boxes, energy_table, keep_part, kept_triplets
+from detrnb.parts import energy_in_boxes, energy_table, keep_part, kept_triplets
 from detrnb.variants.svd_split import spectrum, split_attention
 
 
@@ -16,13 +16,6 @@ def model_of(variant: str = "detr"):
 
 def features_without_padding():
     return features_and_mask()[0], torch.zeros(2, 96, 128, dtype=torch.bool)
-
-
-def test_coverage_is_the_share_of_each_cell_under_any_box():
-    boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.25, 0.25, 0.5, 0.25], [0.875, 1.0, 0.25, 0.5]])
-    expected = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.5]])
-    torch.testing.assert_close(coverage(boxes, 2, 4), expected)
-    assert coverage(torch.empty(0, 4), 2, 4).sum() == 0
 
 
 def test_energy_under_boxes_is_that_of_the_formed_parts():

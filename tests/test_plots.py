@@ -1,6 +1,7 @@
 """Pictures: what is drawn, where and in which colour; nothing is rendered but once."""
 
 import math
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -314,8 +315,14 @@ def test_scaling_draws_infinite_values_on_top_and_skips_missing_ones():
 
 def test_spectrum_shows_the_median_the_mean_and_how_many_lie_above():
     values = np.array([[8.0, 1.0, 1.0, 0.0], [8.0, 2.0, 1.0, 1.0], [4.0, 3.0, 1.0, 0.0]])
-    figure = plots.plot_spectrum({"layer 1": values, "layer 2": values})
+    spectrum = SimpleNamespace(
+        values=torch.tensor(values),
+        mean=values.mean(1),
+        is_context=values > values.mean(1)[:, None],
+    )
+    figure = plots.plot_spectrum({"layer 1": spectrum, "layer 2": spectrum})
     ax = figure.axes[0]
+    assert figure.axes[1].get_ylim() == ax.get_ylim()
     line, threshold = ax.lines
     np.testing.assert_allclose(line.get_ydata(), [8, 2, 1, 0], atol=1e-6)
     assert threshold.get_ydata()[0] == 2.5 == np.median(values.mean(1))

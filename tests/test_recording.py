@@ -126,6 +126,19 @@ def test_parts_computed_independently_add_up_to_the_baselines_attention(name):
             torch.testing.assert_close(part, by_svd, atol=1e-5, rtol=1e-3)
 
 
+@torch.no_grad()
+def test_recordings_may_be_nested():
+    model = model_of("detr")
+    features, mask = features_and_mask()
+    with record_attention(model) as outer:
+        with record_attention(model, ["encoder.0.self"]) as inner:
+            model(None, mask, features=features)
+        model(None, mask, features=features)
+    for recording in (outer, inner):
+        assert recording.maps("encoder.0.self").shape == (4, 6, 8, 6, 8)
+    assert not any(module.record or module.recorded for module in attention_names(model).values())
+
+
 def test_attention_of_images_is_that_of_their_forward_pass():
     model = model_of("detr")
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)

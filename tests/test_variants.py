@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import reference
 import torch
+from torch import nn
 
 from detrnb import VARIANTS, Config, build_criterion, build_detr, fit, load_run, load_weights
 from detrnb.detr import added_parameters
 from detrnb.epoch import build_optimizer
-from detrnb.registry import BASELINE, combinations
+from detrnb.registry import BASELINE, combinations, resolve
+from detrnb.runs import RunFolder
 
 NAMES = combinations()
 SINGLE = [name for name in NAMES if "+" not in name]
@@ -77,6 +79,10 @@ def test_two_training_steps_change_every_parameter(name):
 def test_padding_has_no_influence_from_the_features_on(name, training):
     # In the smoke preset dropout is 0, so that training mode is deterministic too.
     model = build_detr(Config.preset("smoke", variant=name).model).train(training)
+    own = {key for _, _, keys in added_parameters(model) for key in keys}
+    for key, parameter in model.named_parameters():
+        if key in own:  # at their start they may hide what a variant does
+            nn.init.uniform_(parameter, 0.3, 2.0)
     features, mask = features_and_mask()
     changed = features.clone()
     changed[1, :, 4:] = 1e3
@@ -136,11 +142,12 @@ def test_official_weights_load_and_what_is_new_is_named(name, official):
     model = build_detr(Config.preset("coco", variant=name).model).eval()
     new = load_weights(model, official)
     assert set(new) == model.state_dict().keys() - reference.state().keys()
-    if "efficient_attention" in name:  # another function of the same weights
-        return
     golden = reference.read("forward.npz")
     with torch.no_grad():
         outputs = model(*reference.batch())
+    if not all(variant.starts_as_detr for variant in resolve(name)):
+        assert np.abs(outputs["pred_logits"] - golden["pred_logits"]).max() > 1e-2
+        return
     for key in ("pred_logits", "pred_boxes"):
         np.testing.assert_allclose(outputs[key], golden[key], atol=1e-4)
         for i, layer in enumerate(outputs["aux_outputs"]):
@@ -162,6 +169,26 @@ def test_weights_that_lack_some_of_what_a_variant_adds_are_refused(tmp_path):
     torch.save(state, tmp_path / "cut.pt")
     with pytest.raises(ValueError, match="1 missing, such as transformer.encoder.norm.bias"):
         load_weights(model, tmp_path / "cut.pt")
+
+
+def test_run_whose_weights_are_anothers_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Config.preset("smoke", variant="svd_split").model_dump(mode="json")
+    folder = RunFolder(tmp_path / "run").create(config)
+    torch.save(build_detr(Config.preset("smoke").model).state_dict(), folder.last)
+    with pytest.raises(ValueError, match="last.pt lacks .*object_gate.* which 'svd_split'"):
+        load_run(folder.path)
+
+
+def test_start_from_a_detr_is_told_with_what_is_new_and_what_differs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(build_detr(Config.preset("smoke").model).state_dict(), "detr.pt")
+    small = {"data.toy.num_images": (8, 4, 4), "train.epochs": 1, "train.init_from": "detr.pt"}
+    fit(Config.preset("smoke", variant="adaptive_res+efficient_attention", overrides=small))
+    told = capsys.readouterr().out
+    assert "starts from the weights of detr.pt" in told
+    assert "new to them: transformer.encoder.layer_weights, transformer.encoder.norm" in told
+    assert "efficient_attention computes another function" in told
 
 
 @pytest.mark.parametrize(

@@ -232,18 +232,19 @@ def _colour_bar(figure: Figure, mappable: ScalarMappable, label: str) -> None:
 def plot_spectrum(spectra: Mapping[str, object]) -> Figure:
     """Singular values of attention matrices, largest first, with the threshold between the parts.
 
+    Drawn are the median over matrices, the range of the middle 80 %, and the median mean.
+
     Args:
-        spectra: by title, singular values (M, S) of M matrices each; drawn are their median, the
-            range of the middle 80 %, and the median of their means.
+        spectra: by title, each with `values` (M, S) of M matrices, their `mean` (M,) and
+            `is_context` (M, S), as `variants.svd_split.Spectrum` has them.
     """
-    figure, axes = panels(1, len(spectra), width=3.3 * len(spectra), height=3.0, share=True)
-    for ax, (title, values) in zip(axes[0], spectra.items(), strict=True):
-        values = _array(values)
-        mean = float(np.median(values.mean(-1)))
+    figure, axes = panels(1, len(spectra), width=3.3 * len(spectra), height=3.0)
+    for ax, (title, spectrum) in zip(axes[0], spectra.items(), strict=True):
+        values, kept = _array(spectrum.values), _array(spectrum.is_context).sum(-1)
+        mean = float(np.median(_array(spectrum.mean)))
         rank = np.arange(1, values.shape[1] + 1)
         drawn = np.maximum(values, 1e-9)  # zero has no place on a logarithmic axis
         low, middle, high = np.percentile(drawn, [10, 50, 90], axis=0)
-        kept = (values > values.mean(-1, keepdims=True)).sum(-1)
         ax.fill_between(rank, low, high, color=VARIANT_COLOURS["svd_split"], alpha=0.25, lw=0)
         ax.plot(rank, middle, color=VARIANT_COLOURS["svd_split"])
         ax.axhline(mean, color=INK, linestyle="--", linewidth=1)
@@ -253,6 +254,7 @@ def plot_spectrum(spectra: Mapping[str, object]) -> Figure:
         ax.annotate(
             f"mean {mean:.2g}", (rank[-1], mean), ha="right", va="bottom", fontsize=8, color=INK
         )
+        ax.sharey(axes[0, 0])
     axes[0, 0].set_ylabel("singular value")
     return figure
 

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from detrnb.plots.style import INK, STYLE, VARIANT_COLOURS, colour_of_label, panels
+from detrnb.plots.style import GREY, INK, STYLE, VARIANT_COLOURS, colour_of_label, panels
 
 MARKERS = "os^DvP"
+LINES = ("-", "--", ":", "-.")
 
 
 @STYLE
@@ -59,18 +60,23 @@ def plot_scaling(charts: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
 
     Args:
         charts: By title with its unit, a table: index on the x axis, one line a column. A column's
-            first word gives the colour where it names a variant.
+            first word gives the colour where it names a variant; grey without.
     """
     figure, axes = panels(1, len(charts), width=4.6 * len(charts), height=3.4)
     for ax, (title, table) in zip(axes[0], charts.items(), strict=True):
         finite = table.where(np.isfinite(table))
-        for column in table:
-            colour = colour_of_label(str(column))
-            ax.plot(finite[column], color=colour, marker="o", markersize=3.5, label=str(column))
+        for i, column in enumerate(table):
+            name = re.match(r"[\w+]*", str(column))[0]
+            look = {
+                "color": VARIANT_COLOURS.get(name, GREY),
+                "marker": MARKERS[i % len(MARKERS)],
+                "linestyle": LINES[i % len(LINES)],
+            }
+            ax.plot(finite[column], markersize=4, label=str(column), **look)
             if (lost := table.index[np.isinf(table[column].astype(float))]).size:
                 top = np.full(len(lost), 0.97)
-                place = ax.get_xaxis_transform()
-                ax.plot(lost, top, "x", color=colour, transform=place, label=f"{column}: infinite")
+                look |= {"marker": "x", "linestyle": "", "transform": ax.get_xaxis_transform()}
+                ax.plot(lost, top, label=f"{column}: infinite", **look)
         ax.set(xscale="log", yscale="log", xlabel=xlabel)
         ax.set_title(title, loc="left")
         ax.legend(fontsize=8)

@@ -261,7 +261,10 @@ def _class_colour(class_names: ClassNames | None, label: int) -> str:
 
 def _array(values: object) -> np.ndarray:
     """A numpy array of a tensor on any device, an array or a list."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values  # numpy has no bfloat16
+    return np.asarray(values)
 
 
 def _pixels(image: object) -> np.ndarray:

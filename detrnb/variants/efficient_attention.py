@@ -39,7 +39,7 @@ def efficient_attention(
     padding_mask: Tensor | None = None,
     query_softmax: QuerySoftmax = "channel",
 ) -> Tensor:
-    """E = ρ_q(Q) · (ρ_k(K)ᵀ · V), per head (equation 4 of the paper, softmax normalisation).
+    """E = ρ_q(Q) · (ρ_k(K)ᵀ · V), per head, with the paper's softmax normalisation.
 
     The product in brackets is d×d whatever the number of positions S: O(S d²) time and O(S d + d²)
     memory, forward and backward. There is no factor 1/√d.
@@ -49,8 +49,8 @@ def efficient_attention(
         padding_mask: (B, S) bool, True on padding, which then has no influence. At least one
             position of each image must be valid.
         query_softmax: `channel` normalises each position's query over its channels, as the paper
-            does. `position` normalises each channel over the positions, the journal's reading; its
-            implied rows do not sum to 1.
+            does. `position` normalises each channel over the positions, one reading of the journal,
+            mended; its implied rows do not sum to 1.
 
     Returns:
         (B, N, S, d).

@@ -6,7 +6,7 @@ part with σ > μ and *object* the rest. With P = V_c V_cᵀ, the projector on t
 vectors, context = A P: no left singular vectors and no n×n part are needed to attend.
 
 Differentiating the SVD itself divides by the gaps of all pairs of singular values, which vanish for
-near-uniform attention. The split depends on pairs across the threshold only.
+attention of low rank or near to uniform. The split depends on pairs across the threshold only.
 """
 
 from typing import Literal, NamedTuple
@@ -42,6 +42,11 @@ class Spectrum(NamedTuple):
     is_context: Tensor
 
 
+def _full_precision(x: Tensor) -> torch.autocast:
+    """No autocast: half precision cannot tell singular values apart."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 @torch.no_grad()
 def spectrum(
     attention: Tensor, solver: Solver = "auto", num_positions: Tensor | None = None
@@ -50,10 +55,13 @@ def spectrum(
 
     Args:
         attention: (..., S, S); where padded, with zeros in the rows and columns of padding.
-        solver: `svd` is torch.linalg.svd; `gram` takes the eigenvectors of AᵀA, several times as
-            fast (bench/svd_split.py); `auto` is `gram` where the device has float64, in which it
-            solves again what float32 cannot resolve.
+        solver: `svd` is torch.linalg.svd; `gram` takes the eigenvectors of AᵀA, faster for large S
+            (bench/svd_split.py); `auto` is `gram` where the device has float64, in which it solves
+            again what float32 cannot resolve.
         num_positions: (...), how many positions are not padding; None for all.
+
+    Returns:
+        In float32, or float64 where attention is.
 
     Raises:
         ValueError: not square, or an unknown solver.
@@ -63,84 +71,97 @@ def spectrum(
         raise ValueError(f"attention is {tuple(attention.shape)}; expected (..., S, S)")
     if solver not in ("auto", "svd", "gram"):
         raise ValueError(f"solver is {solver!r}; expected 'auto', 'svd' or 'gram'")
-    S = attention.shape[-1]
-    matrices = attention.reshape(-1, S, S)
-    matrices = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    *shape, S, _ = attention.shape
+    matrices = attention.to(torch.promote_types(attention.dtype, torch.float32)).reshape(-1, S, S)
     if solver == "auto":
         solver = "svd" if matrices.device.type == "mps" else "gram"
-    counts = torch.full(attention.shape[:-2], S) if num_positions is None else num_positions
+    counts = torch.full(shape, S) if num_positions is None else num_positions
     counts = counts.to(matrices.device).reshape(-1, 1)
-    try:
-        if solver == "svd":
-            _, values, transposed = torch.linalg.svd(matrices)
-            vectors = transposed.mT
-        else:
-            values, vectors = _gram(matrices, counts)
-    except torch.linalg.LinAlgError as error:  # what LAPACK says of NaN
-        raise NonFiniteError(_NAME, []) from error
+    with _full_precision(matrices):
+        values, vectors = _svd(matrices) if solver == "svd" else _gram(matrices, counts)
     # Padding adds singular values that are 0 but for rounding.
     values = values * (torch.arange(S, device=values.device) < counts)
     mean = values.sum(-1) / counts[:, 0]
-    shape = attention.shape[:-2]
+    is_context = values > mean[:, None] * (1 + BAND)
     return Spectrum(
         values.reshape(*shape, S),
         vectors.reshape(*shape, S, S),
         mean.reshape(shape),
-        (values > mean[:, None] * (1 + BAND)).reshape(*shape, S),
+        is_context.reshape(*shape, S),
     )
+
+
+def _svd(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values and right singular vectors of (M, S, S) by torch.linalg.svd."""
+    try:
+        _, values, transposed = torch.linalg.svd(matrices)
+    except torch.linalg.LinAlgError as error:
+        if matrices.isfinite().all():
+            raise
+        raise NonFiniteError(_NAME, []) from error
+    return values, transposed.mT
 
 
 def _gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values and right singular vectors of (M, S, S) from the eigenvectors of AᵀA.
 
-    Squaring leaves float32 an error of about ε σ₁² in every σ², and an attention matrix has one
-    large value, near 1, above many small ones. So the largest is found first, by power iteration,
-    and taken out; what then still cannot be told from μ is solved in float64.
+    Squaring leaves float32 an error of about ε σ₁² in every σ². Attention often has one value near
+    1 above many small ones, which that would drown. So the largest is sought first, by power
+    iteration, and taken out; what then still cannot be told from μ is solved in float64.
     """
-    values, vectors, error = _deflated_gram(matrices, counts)
-    unresolved = ~(error < BAND)
-    if unresolved.any():
+    values, vectors, resolved = _deflated_gram(matrices, counts)
+    if not resolved.all():
         if not matrices.isfinite().all():
             raise NonFiniteError(_NAME, [])
         if matrices.dtype != torch.float64:
-            exact = _deflated_gram(matrices[unresolved].double(), counts[unresolved])
-            values[unresolved] = exact[0].to(values.dtype)
-            vectors[unresolved] = exact[1].to(vectors.dtype)
+            again = ~resolved
+            exact = _deflated_gram(matrices[again].double(), counts[again])
+            values[again], vectors[again] = (x.to(values.dtype) for x in exact[:2])
     return values, vectors
 
 
 def _deflated_gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_gram` in one precision, with an estimate (M,) of the relative error at the threshold."""
-    epsilon, tiny = torch.finfo(matrices.dtype).eps / 2, torch.finfo(matrices.dtype).tiny
-    # Rows of attention sum to 1, so that the first right singular vector is often near the mean
-    # row, and few steps find it.
+    """As `_gram` in one precision, and (M,) bool, whether that sufficed; False for NaN."""
+    epsilon = torch.finfo(matrices.dtype).eps / 2
+    # Rows of attention sum to 1, so that the first right singular vector is often near their mean.
     x = matrices.mean(-2)[..., None]
-    for _ in range(16):
+    for _ in range(8):
         x = matrices.mT @ (matrices @ F.normalize(x, dim=-2))
     x = F.normalize(x, dim=-2)
     y = matrices @ x
     largest = y.square().sum(-2)  # (M, 1), σ₁²
     residual = (matrices.mT @ y - largest[..., None] * x).norm(dim=-2)
     found = residual < 64 * epsilon * largest  # (M, 1)
-    rest = matrices - y * x.mT
-    rest = rest - (rest @ x) * x.mT  # again, for what rounding left
-    rest = torch.where(found[..., None], rest, matrices)
+    removed = x * found[..., None]
+    rest = torch.baddbmm(matrices, y, removed.mT, alpha=-1)
+    rest.baddbmm_(rest @ removed, removed.mT, alpha=-1)  # again, for what rounding left
     gram = rest.mT @ rest
     # What was taken out must not lie among the zeros, where eigenvectors are anybody's choice.
     away = gram.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True).maximum(epsilon * largest)
-    gram = torch.where(found[..., None], gram - away[..., None] * (x * x.mT), gram)
+    gram.baddbmm_(away[..., None] * removed, removed.mT, alpha=-1)
     squares, vectors = torch.linalg.eigh(gram)
     noise = epsilon * squares.abs().amax(-1, keepdim=True)
     squares = torch.cat([torch.where(found, largest, squares[:, :1]), squares[:, 1:]], dim=-1)
     squares, order = squares.clamp(min=0).sort(dim=-1, descending=True)
-    vectors = vectors.gather(-1, order[:, None].expand_as(vectors))
     values = squares.sqrt()
-    # To first order d(σ²) moves σ by d / 2σ, and never by more than √d.
+    vectors = vectors.gather(-1, order[:, None].expand_as(vectors))
+    return values, vectors, _resolved(values, noise, counts)
+
+
+def _resolved(values: Tensor, noise: Tensor, counts: Tensor) -> Tensor:
+    """Whether errors of `noise` (M, 1) in the squares leave the split as it is, (M,) bool.
+
+    That is, no value (M, S) is as near to the threshold as both may be off, and the error that the
+    squares add to values at the threshold is at most ten times that of an SVD, ε σ₁.
+    """
+    epsilon, tiny = torch.finfo(values.dtype).eps / 2, torch.finfo(values.dtype).tiny
     inside = torch.arange(values.shape[-1], device=values.device) < counts
-    moved = (noise.sqrt()).minimum(noise / (2 * values.clamp(min=tiny))) * inside
-    mean = (values * inside).sum(-1, keepdim=True) / counts
-    error = (moved.sum(-1, keepdim=True) / counts + noise / (2 * mean)) / mean
-    return values, vectors, error[:, 0]
+    # To first order d(σ²) moves σ by d / 2σ, and never by more than √d.
+    moved = noise.sqrt().minimum(noise / (2 * values.clamp(min=tiny))) * inside
+    mean, moved_mean = ((x * inside).sum(-1, keepdim=True) / counts for x in (values, moved))
+    apart = (values - mean * (1 + BAND)).abs() > moved + moved_mean
+    fine = noise <= 20 * epsilon * mean * values[:, :1]
+    return (apart | ~inside).all(-1) & fine[:, 0]
 
 
 class _Project(torch.autograd.Function):
@@ -150,7 +171,9 @@ class _Project(torch.autograd.Function):
 
         dP = Σ_ij (v_iᵀ dG v_j) / (σ_i² − σ_j²) (v_i v_jᵀ + v_j v_iᵀ)
 
-    Pairs on one side of the threshold do not enter, so equal singular values do no harm.
+    Pairs on one side of the threshold do not enter, so equal singular values do no harm there. A
+    pair close together *across* it still gives a large derivative: the split itself is then about
+    to change.
     """
 
     @staticmethod
@@ -200,9 +223,10 @@ def project(attention: Tensor, x: Tensor, split: Spectrum, gradient: Gradient = 
     """
     if gradient not in ("held", "exact"):
         raise ValueError(f"gradient is {gradient!r}; expected 'held' or 'exact'")
-    if gradient == "held":
-        return _held_projection(x, split.vectors, split.is_context)
-    return _Project.apply(attention, x, split.values, split.vectors, split.is_context)
+    with _full_precision(x):
+        if gradient == "held":
+            return _held_projection(x, split.vectors, split.is_context)
+        return _Project.apply(attention, x, split.values, split.vectors, split.is_context)
 
 
 def split_attention(
@@ -225,8 +249,9 @@ def split_attention(
     split = spectrum(attention.detach(), solver)
     matrices = attention.to(split.vectors.dtype)
     identity = torch.eye(attention.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    context = matrices @ project(matrices, identity.expand_as(matrices), split, gradient)
-    context = context.to(attention.dtype)
+    with _full_precision(matrices):
+        context = matrices @ project(matrices, identity.expand_as(matrices), split, gradient)
+        context = context.to(attention.dtype)
     return attention - context, context
 
 
@@ -253,7 +278,7 @@ class SplitAttention(MultiheadAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Attended values (B, N, S, d) of q, k and v, all (B, N, S, d)."""
-        with torch.autocast(q.device.type, enabled=False):  # eigenvectors need float32
+        with _full_precision(q):
             dtype = torch.promote_types(q.dtype, torch.float32)
             q, k, v = (x.to(dtype) for x in (q, k, v))
             weights = self.attention_weights(q, k, padding_mask)
