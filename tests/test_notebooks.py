@@ -53,8 +53,20 @@ def badge(source: Path) -> str:
     )
 
 
-def test_notebooks_of_the_spine_exist():
-    assert {"00_start_here", "01_detr"} <= {source.stem for source in SOURCES}
+def test_numbers_of_notebooks_follow_each_other():
+    assert [int(source.stem[:2]) for source in SOURCES] == list(range(len(SOURCES)))
+
+
+def test_notebooks_link_their_neighbours_and_the_maps_name_them_all():
+    maps = [(ROOT / "README.md").read_text()]
+    maps += [cell.source for cell in cells_of(SOURCES[0], "markdown")]
+    for i, source in enumerate(SOURCES):
+        first = cells_of(source, "markdown")[0].source
+        for j in (i - 1, i + 1):
+            if 0 <= j < len(SOURCES):
+                assert f"({SOURCES[j].name})" in first, f"{source.name}: link {SOURCES[j].name}"
+        assert f"(notebooks/{source.name})" in maps[0]
+        assert i == 0 or f"({source.name})" in "".join(maps[1:])
 
 
 @each_notebook
@@ -115,6 +127,7 @@ def test_notebook_leaves_the_work_to_the_package(source):
     assert len(functions) <= 2, functions
     assert not re.findall(r"""['"](?:/\w|~/|[A-Za-z]:[\\/])""", code_of(source)), "absolute path"
     assert "os.environ" not in code_of(source)
+    assert not re.search(r"\b(eval|exec)\(", code_of(source).replace(".eval()", ""))
 
 
 def test_setup_cell_adds_only_declared_packages():
