@@ -139,12 +139,16 @@ def _deflated_gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Te
     # What was taken out must not lie among the zeros, where eigenvectors are anybody's choice.
     away = gram.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True).maximum(epsilon * largest)
     gram.baddbmm_(away[..., None] * removed, removed.mT, alpha=-1)
-    squares, vectors = torch.linalg.eigh(gram)
+    squares, vectors = torch.linalg.eigh(gram)  # ascending, what was taken out first
     noise = epsilon * squares.abs().amax(-1, keepdim=True)
-    squares = torch.cat([torch.where(found, largest, squares[:, :1]), squares[:, 1:]], dim=-1)
-    squares, order = squares.clamp(min=0).sort(dim=-1, descending=True)
-    values = squares.sqrt()
-    vectors = vectors.gather(-1, order[:, None].expand_as(vectors))
+    squares = torch.cat([torch.where(found, largest, squares[:, :1]), squares[:, 1:].flip(-1)], -1)
+    vectors = torch.cat([vectors[..., :1], vectors[..., 1:].flip(-1)], -1)
+    values = squares.clamp(min=0).sqrt()
+    in_order = (values[:, :-1] >= values[:, 1:]).all(-1)
+    if not in_order.all():
+        wrong = ~in_order
+        values[wrong], order = values[wrong].sort(dim=-1, descending=True)
+        vectors[wrong] = vectors[wrong].take_along_dim(order[:, None], dim=-1)
     return values, vectors, _resolved(values, noise, counts)
 
 
