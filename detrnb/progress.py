@@ -10,7 +10,8 @@ from detrnb.plots import plot_curves
 from detrnb.runs import log_table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as 1:02:03 or 4:05."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -38,11 +39,11 @@ class Progress:
         """
         line = log[-1]
         ap, ap50 = line["test_coco_eval_bbox"][:2]
-        left = f"  about {_duration(remaining)} left" if remaining else ""
+        left = f"  about {duration(remaining)} left" if remaining else ""
         tqdm.write(
             f"epoch {line['epoch'] + 1}/{self.epochs}  loss {line['train_loss']:.3f}"
             f"  val loss {line['test_loss']:.3f}  AP {ap:.3f}  AP50 {ap50:.3f}"
-            f"  {_duration(seconds)}{left}",
+            f"  {duration(seconds)}{left}",
             file=sys.stdout,
         )
         sys.stdout.flush()

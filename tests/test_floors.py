@@ -15,7 +15,7 @@ FLOORS = [
     ["detr"],
     ["variants", "recording", "parts"],
     ["progress", "epoch", "training", "engine"],
-    ["train", "workbook", "views", "explore"],
+    ["train", "study", "workbook", "views", "explore"],
 ]
 WITHOUT_TORCH = {"registry", "config", "runs"}
 

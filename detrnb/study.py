@@ -1,0 +1,147 @@
+"""The study: the variants and their pairs, each with several seeds, under equal conditions.
+
+    python -m detrnb.study
+
+It trains one run after the other and goes on where it was stopped. What a verdict needs of each run
+is kept in `data/study/<preset>/<entry>-s<seed>/`, small enough to commit: config, log, provenance,
+the variant's own parameters by epoch, and the last epoch's result on test2017. For a seed all
+entries share the order of the data and the initial weights of the parts they share.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detrnb.config import Config
+from detrnb.engine import Run, fit
+from detrnb.epoch import TrainingDiverged
+from detrnb.progress import duration
+from detrnb.registry import BASELINE, combinations
+from detrnb.runs import RunFolder, config_differences, project_root
+
+JUDGED, DESCRIBED = 6, 3  # seeds; fewer than five are described, not judged
+SPLIT = "test2017"  # nothing is tuned on it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing the study trains.
+
+    Attributes:
+        label: names its runs.
+        variant: as `Config.preset` takes it.
+        seeds: how many, from 0.
+        overrides: of the preset.
+    """
+
+    label: str
+    variant: str
+    seeds: int
+    overrides: Mapping[str, object] = field(default_factory=dict)
+
+
+def study_entries() -> list[Entry]:
+    """The baseline, every registered variant, the positive control; described: the other reading of
+    the journal's efficient attention, and every pair.
+
+    The control is DETR without encoder layers, which the study must find worse: else it could not
+    have found anything.
+    """
+    names = combinations()
+    position = {"model.options.efficient_attention.query_softmax": "position"}
+    return [
+        Entry(BASELINE, BASELINE, JUDGED),
+        *(Entry(name, name, JUDGED) for name in names if "+" not in name),
+        Entry("no_encoder", BASELINE, JUDGED, {"model.num_encoder_layers": 0}),
+        Entry("efficient_attention_position", "efficient_attention", DESCRIBED, position),
+        *(Entry(name, name, DESCRIBED) for name in names if "+" in name),
+    ]
+
+
+def plan(preset: str) -> Iterator[tuple[Entry, Config]]:
+    """Every run of the study, seed by seed, so that what is there so far can be compared."""
+    entries = study_entries()
+    for seed in range(max(entry.seeds for entry in entries)):
+        for entry in entries:
+            if seed < entry.seeds:
+                overrides = dict(entry.overrides)
+                yield (
+                    entry,
+                    Config.preset(preset, variant=entry.variant, seed=seed, overrides=overrides),
+                )
+
+
+def run_study(preset: str = "toy") -> Path:
+    """Train what is missing; gives the folder of what is kept.
+
+    Raises:
+        ValueError: a run that is kept has another config than the study's now; its folder is named.
+    """
+    kept_in = project_root() / "data" / "study" / preset
+    runs = [
+        (entry, config, RunFolder(kept_in / f"{entry.label}-s{config.train.seed}"))
+        for entry, config in plan(preset)
+    ]
+    missing = [run for run in runs if not _is_kept(run[2], run[1])]
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs are there", flush=True)
+    begin = time.monotonic()
+    for number, (entry, config, kept) in enumerate(missing):
+        left = ""
+        if number:
+            each = (time.monotonic() - begin) / number
+            left = f", about {duration(each * (len(missing) - number))} left"
+        print(f"{entry.label}, seed {config.train.seed}: {number + 1} of {len(missing)}{left}")
+        _keep(fit(config), kept)
+    return kept_in
+
+
+def _is_kept(kept: RunFolder, config: Config) -> bool:
+    """Whether a run is finished and evaluated, and by this config."""
+    if not kept.test_path.exists():
+        return False
+    differing = config_differences(kept.read_config(), config.model_dump(mode="json"))
+    if differing:
+        raise ValueError(
+            f"{kept.path} is of another config ({', '.join(differing)} differ); a study compares"
+            " runs under equal conditions: delete the folder to train it anew"
+        )
+    return True
+
+
+def _keep(run: Run, kept: RunFolder) -> None:
+    """Copy what a verdict needs; the result on the test split last, which marks the run as kept."""
+    begin = time.perf_counter()
+    result = run.evaluate(SPLIT)
+    kept.path.mkdir(parents=True, exist_ok=True)
+    source = RunFolder(run.path)
+    for path in (source.config_path, source.log_path, source.provenance_path, source.history_path):
+        if path.exists():
+            shutil.copy(path, kept.path)
+    seconds = time.perf_counter() - begin
+    epoch = len(run.log) - 1
+    kept.write_test(SPLIT, epoch, result.metrics.stats, result.metrics.per_class, seconds)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m detrnb.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", default="toy", help="of the config (default: %(default)s)")
+    try:
+        folder = run_study(parser.parse_args(argv).preset)
+    except (ValueError, TrainingDiverged) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"all there; compare them: python -m detrnb.compare {folder}/*/")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The study trains every entry under equal conditions, goes on where it stopped, keeps little."""
+
+import pytest
+import torch
+
+from detrnb import build_detr, study
+from detrnb.registry import BASELINE, combinations
+from detrnb.runs import RunFolder
+
+
+def test_every_variant_and_the_control_have_enough_seeds_to_be_judged():
+    entries = {entry.label: entry for entry in study.study_entries()}
+    singles = [name for name in combinations() if "+" not in name]
+    for label in (BASELINE, *singles, "no_encoder"):
+        assert entries[label].seeds == 6
+    for label in (*(set(combinations()) - set(singles)), "efficient_attention_position"):
+        assert entries[label].seeds == 3
+
+
+def test_entries_of_a_seed_differ_in_the_model_only_and_share_their_initial_weights():
+    first = [(entry, config) for entry, config in study.plan("smoke") if config.train.seed == 0]
+    baseline = first[0][1]
+    torch.manual_seed(baseline.train.seed)
+    weights = build_detr(baseline.model).state_dict()
+    assert len(first) == len(study.study_entries())
+    for entry, config in first:
+        assert (config.data, config.train) == (baseline.data, baseline.train)
+        torch.manual_seed(config.train.seed)
+        for name, tensor in build_detr(config.model).state_dict().items():
+            if name in weights:
+                assert torch.equal(tensor, weights[name]), (entry.label, name)
+
+
+def test_study_goes_on_where_it_stopped_and_keeps_what_a_verdict_needs(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    small = {"data.toy.num_images": (8, 4, 4), "train.epochs": 1}
+    entries = [study.Entry(name, name, 2, small) for name in ("detr", "adaptive_res")]
+    monkeypatch.setattr(study, "study_entries", lambda: entries[:1])
+    assert study.main(["--preset", "smoke"]) == 0
+    monkeypatch.setattr(study, "study_entries", lambda: entries)
+    capsys.readouterr()
+    folder = study.run_study("smoke")
+    told = capsys.readouterr().out
+    assert told.startswith("2 of 4 runs are there\nadaptive_res, seed 0: 1 of 2\n")
+    assert "adaptive_res, seed 1: 2 of 2, about" in told
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["adaptive_res-s0", "adaptive_res-s1", "detr-s0", "detr-s1"]
+    kept = {path.name for path in (folder / "adaptive_res-s1").iterdir()}
+    assert kept == {"config.json", "log.txt", "provenance.json", "history.npz", "test.json"}
+    test = RunFolder(folder / "detr-s0").read_test()
+    assert test["split"] == "test2017" and test["epoch"] == 0
+    study.run_study("smoke")
+    assert capsys.readouterr().out == "4 of 4 runs are there\n"
+
+
+def test_kept_run_of_another_config_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, config = next(study.plan("smoke"))
+    settings = config.model_dump(mode="json")
+    settings["train"]["lr"] = 1.0
+    folder = RunFolder(tmp_path / "data" / "study" / "smoke" / "detr-s0")
+    folder.create(settings)
+    folder.write_test("test2017", 0, [0.0] * 12, {}, 1.0)
+    assert study.main(["--preset", "smoke"]) == 1
+    assert "detr-s0 is of another config (train.lr differ)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="delete the folder"):
+        study.run_study("smoke")
