@@ -10,7 +10,8 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from detrnb import plots, runs
+from detrnb import plots
+from detrnb.logs import log_table
 from detrnb.plots.style import OBJECT_COLOURS, OTHER_COLOURS, VARIANT_COLOURS
 
 NAMES = {1: "one", 7: "seven"}
@@ -34,7 +35,7 @@ def epochs(count, first=0):
                 line[f"test_loss_{part}{layer}"] = 4.0 - e / 10 + more
         numbers = [0.1 * e, 0.2 * e, *[-1.0] * 10]
         lines.append({**line, "test_loss": 12.0 - e, "test_coco_eval_bbox": numbers})
-    return runs.log_table(lines)
+    return log_table(lines)
 
 
 def rectangles(ax):
@@ -197,7 +198,7 @@ def test_curves_of_one_variant_share_a_colour_and_differ_by_marker():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(logs)
 
 
-@pytest.mark.parametrize("logs", [{}, {"detr": runs.log_table([])}])
+@pytest.mark.parametrize("logs", [{}, {"detr": log_table([])}])
 def test_curves_without_epochs_say_so(logs):
     figure = plots.plot_curves(logs)
     assert [texts(ax) for ax in figure.axes] == [["nothing logged yet"]] * 3
@@ -246,7 +247,7 @@ def test_loss_parts_order_layers_by_number_beyond_nine():
 
 
 def test_loss_parts_without_epochs_say_so():
-    figure = plots.plot_loss_parts(runs.log_table([]))
+    figure = plots.plot_loss_parts(log_table([]))
     assert [texts(ax) for ax in figure.axes] == [["nothing logged yet"]] * 6
 
 
