@@ -17,19 +17,23 @@ from detrnb.plots.charts import (
     plot_scaling,
 )
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
+from detrnb.plots.studies import plot_cost, plot_forest, plot_seed_curves
 from detrnb.plots.style import variant_colour
 
 __all__ = [
     "plot_attention_from_point",
+    "plot_cost",
     "plot_curves",
     "plot_detections",
     "plot_error_kinds",
+    "plot_forest",
     "plot_images",
     "plot_layer_weights",
     "plot_loss_parts",
     "plot_matching",
     "plot_per_class",
     "plot_scaling",
+    "plot_seed_curves",
     "plot_spectrum",
     "variant_colour",
 ]
