@@ -19,15 +19,9 @@ from detrnb.datasets.splits import open_split
 from detrnb.detr import DETR, build_criterion, build_detr, load_weights
 from detrnb.device import default_device, make_accelerator
 from detrnb.epoch import Evaluation, evaluate
+from detrnb.logs import log_table, read_log
 from detrnb.progress import Progress
-from detrnb.runs import (
-    RunFolder,
-    config_differences,
-    log_table,
-    project_root,
-    read_log,
-    run_name,
-)
+from detrnb.runs import RunFolder, config_differences, project_root, run_name
 from detrnb.training import Training
 
 

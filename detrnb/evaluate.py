@@ -32,7 +32,7 @@ class CocoMetrics:
     """What pycocotools measures; -1 where there is no ground truth to measure by.
 
     Attributes:
-        stats: the 12 numbers named by `runs.COCO_METRICS`.
+        stats: the 12 numbers named by `logs.COCO_METRICS`.
         per_class: class name -> AP.
         per_class_50: class name -> AP50.
     """

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from detrnb.bar import Bar, in_kernel
+from detrnb.logs import log_table
 from detrnb.plots import plot_curves
-from detrnb.runs import log_table
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
 ``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
 provenance.json, last.pt, best.pt and figures/; of a variant with parameters of its own also
-history.npz, these parameters before training and after each epoch.
+history.npz, these parameters before training and after each epoch; once it was evaluated on a split
+that nothing was tuned on, test.json.
 """
 
 from __future__ import annotations
@@ -20,15 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+from detrnb.logs import COCO_METRICS, is_torn, parse_object, read_log
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and only the caller of save_figure needs it
     from matplotlib.figure import Figure
 
-COCO_METRICS = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
 ABSENT = "(absent)"
 PACKAGES = ("torch", "torchvision", "detrnb", "timm", "accelerate", "numpy")
 
@@ -83,6 +81,7 @@ class RunFolder:
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
         self.history_path = self.path / "history.npz"
+        self.test_path = self.path / "test.json"
         self.figures = self.path / "figures"
 
     def create(self, config: Mapping[str, object]) -> RunFolder:
@@ -101,6 +100,43 @@ class RunFolder:
     def read_provenance(self) -> dict:
         """What is known of how the run was made; empty before the first write."""
         return _read_json(self.provenance_path) if self.provenance_path.exists() else {}
+
+    def write_test(
+        self,
+        split: str,
+        epoch: int,
+        stats: Sequence[float],
+        per_class: Mapping[str, float],
+        seconds: float,
+    ) -> None:
+        """Keep what the weights of the last epoch reach on a split that nothing was tuned on.
+
+        Args:
+            split: such as ``test2017``.
+            epoch: the last one trained, from 0.
+            stats: the 12 numbers named by ``logs.COCO_METRICS``.
+            per_class: class name -> AP.
+            seconds: that the evaluation took.
+
+        Raises:
+            ValueError: other than 12 numbers.
+        """
+        if len(stats) != len(COCO_METRICS):
+            raise ValueError(f"stats are {len(stats)} numbers; expected COCO's {len(COCO_METRICS)}")
+        _write_json(
+            self.test_path,
+            {
+                "split": split,
+                "epoch": epoch,
+                "coco_eval_bbox": stats,
+                "coco_eval_bbox_per_class": per_class,
+                "seconds": seconds,
+            },
+        )
+
+    def read_test(self) -> dict:
+        """What ``write_test`` kept; empty before."""
+        return _read_json(self.test_path) if self.test_path.exists() else {}
 
     def append_history(self, epochs: int, parameters: Mapping[str, np.ndarray]) -> None:
         """Keep small parameters as they are after so many epochs; what was kept later is dropped.
@@ -158,72 +194,12 @@ class RunFolder:
         tail = data[data.rfind(b"\n") + 1 :]
         if not tail:
             return 0
-        cut = len(tail) if _is_torn(tail) else 0
+        cut = len(tail) if is_torn(tail) else 0
         if cut:
             os.truncate(self.log_path, len(data) - cut)
         else:  # a whole line that lacks only its end
             self.log_path.write_bytes(data + b"\n")
         return cut
-
-
-def read_log(path: str | os.PathLike[str]) -> list[dict]:
-    """Read a log of JSON lines, leaving out a last line that a crash cut short.
-
-    Args:
-        path: A run folder or a log file.
-
-    Raises:
-        ValueError: There is no such file, or a line is not a JSON object; names file and line.
-    """
-    path = Path(path)
-    path = path / "log.txt" if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"no log at {path}: give a run folder with a log.txt, or a log file")
-    lines = path.read_bytes().split(b"\n")
-    if _is_torn(lines[-1]):
-        lines.pop()
-    return [
-        _parse_object(line, f"{path}, line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-
-
-def _is_torn(tail: bytes) -> bool:
-    """Whether what follows the last line end is unfinished: without its brace it never parses."""
-    try:
-        _parse_object(tail, "")
-    except ValueError:
-        return bool(tail.strip())
-    return False
-
-
-def _parse_object(data: bytes, where: str) -> dict:
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error}); found {data[:60]!r}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def log_table(lines: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """One row an epoch, with the COCO numbers also as columns AP, AP50, ... ARl.
-
-    An epoch logged twice, as after a re-run into the same file, keeps its last line. A COCO number
-    of -1 means "no ground truth of that size" and becomes NaN, so that no mean takes it in.
-
-    Args:
-        lines: As from ``read_log``; a line without ``epoch`` counts by its position.
-    """
-    rows = {}
-    for position, line in enumerate(lines):
-        named = zip(COCO_METRICS, line.get("test_coco_eval_bbox", ()), strict=False)
-        numbers = {name: float("nan") if value == -1 else value for name, value in named}
-        rows[line.get("epoch", position)] = {**line, **numbers}
-    index = pd.Index(list(rows), name="epoch", dtype="int64")
-    return pd.DataFrame(list(rows.values()), index=index).drop(columns="epoch", errors="ignore")
 
 
 def config_differences(
@@ -326,4 +302,4 @@ def _write_json(path: Path, value: Mapping[str, object]) -> None:
 def _read_json(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"{path} is missing: is {path.parent} a run folder?")
-    return _parse_object(path.read_bytes(), str(path))
+    return parse_object(path.read_bytes(), str(path))

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detrnb.evaluate import ERROR_KINDS, error_kinds, evaluate_coco, load_ground_truth
-from detrnb.runs import COCO_METRICS
+from detrnb.logs import COCO_METRICS
 
 CLASSES = {3: "cat", 8: "dog", 11: "bird"}
 

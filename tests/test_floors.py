@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrnb"
 
 # From the ground up; a folder stands for all its files.
 FLOORS = [
-    ["registry", "config", "boxes", "runs", "bar"],
+    ["registry", "config", "boxes", "logs", "runs", "bar"],
     ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots", "device"],
     ["transformer", "criterion"],
     ["detr"],
@@ -17,7 +17,7 @@ FLOORS = [
     ["progress", "epoch", "training", "engine"],
     ["train", "study", "workbook", "views", "explore"],
 ]
-WITHOUT_TORCH = {"registry", "config", "runs"}
+WITHOUT_TORCH = {"registry", "config", "logs", "runs", "compare"}
 
 
 def unit(path: Path) -> str:

@@ -1,7 +1,6 @@
 """Pictures: what is drawn, where and in which colour; nothing is rendered but once."""
 
 import math
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from detrnb import plots, runs
+from detrnb import plots
+from detrnb.logs import log_table
 from detrnb.plots.style import OBJECT_COLOURS, OTHER_COLOURS, VARIANT_COLOURS
 
 NAMES = {1: "one", 7: "seven"}
@@ -35,7 +35,7 @@ def epochs(count, first=0):
                 line[f"test_loss_{part}{layer}"] = 4.0 - e / 10 + more
         numbers = [0.1 * e, 0.2 * e, *[-1.0] * 10]
         lines.append({**line, "test_loss": 12.0 - e, "test_coco_eval_bbox": numbers})
-    return runs.log_table(lines)
+    return log_table(lines)
 
 
 def rectangles(ax):
@@ -198,7 +198,7 @@ def test_curves_of_one_variant_share_a_colour_and_differ_by_marker():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(logs)
 
 
-@pytest.mark.parametrize("logs", [{}, {"detr": runs.log_table([])}])
+@pytest.mark.parametrize("logs", [{}, {"detr": log_table([])}])
 def test_curves_without_epochs_say_so(logs):
     figure = plots.plot_curves(logs)
     assert [texts(ax) for ax in figure.axes] == [["nothing logged yet"]] * 3
@@ -247,7 +247,7 @@ def test_loss_parts_order_layers_by_number_beyond_nine():
 
 
 def test_loss_parts_without_epochs_say_so():
-    figure = plots.plot_loss_parts(runs.log_table([]))
+    figure = plots.plot_loss_parts(log_table([]))
     assert [texts(ax) for ax in figure.axes] == [["nothing logged yet"]] * 6
 
 
@@ -310,57 +310,6 @@ def test_scaling_draws_infinite_values_on_top_and_skips_missing_ones():
     np.testing.assert_array_equal(first.get_ydata(), [1, 2, np.nan])
     assert lost.get_xdata().tolist() == [1024] and lost.get_label() == "svd_split, exact: infinite"
     np.testing.assert_array_equal(second.get_ydata(), [3, np.nan, 5])
-    figure.canvas.draw()
-
-
-def test_spectrum_shows_the_median_the_mean_and_how_many_lie_above():
-    values = np.array([[8.0, 1.0, 1.0, 0.0], [8.0, 2.0, 1.0, 1.0], [4.0, 3.0, 1.0, 0.0]])
-    spectrum = SimpleNamespace(
-        values=torch.tensor(values),
-        mean=values.mean(1),
-        is_context=values > values.mean(1)[:, None],
-    )
-    figure = plots.plot_spectrum({"layer 1": spectrum, "layer 2": spectrum})
-    ax = figure.axes[0]
-    assert figure.axes[1].get_ylim() == ax.get_ylim()
-    line, threshold = ax.lines
-    np.testing.assert_allclose(line.get_ydata(), [8, 2, 1, 0], atol=1e-6)
-    assert threshold.get_ydata()[0] == 2.5 == np.median(values.mean(1))
-    assert ax.get_title("left") == "layer 1\n1 of 4 above"
-    figure.canvas.draw()
-
-
-def test_layer_weights_are_shown_with_their_change_and_its_mean_size():
-    history = np.zeros((3, 2, 5))
-    history[:, 1] = 1.0
-    history[1:, 0] = [[0.1], [-0.3]]
-    figure = plots.plot_layer_weights(history)
-    weights, change, moved = figure.axes[:3]
-    np.testing.assert_allclose(weights.images[0].get_array(), history[-1])
-    np.testing.assert_allclose(change.images[0].get_array(), history[-1] - history[0])
-    for ax in (weights, change):
-        low, high = ax.images[0].get_clim()
-        assert low == -high < 0  # zero is the middle of the colours
-    np.testing.assert_allclose([line.get_ydata() for line in moved.lines], [[0, 0.1, 0.3], [0] * 3])
-    figure.canvas.draw()
-
-
-def test_attention_from_a_point_shares_one_scale_and_is_diverging_where_negative(image):
-    maps = {"head 1": torch.rand(4, 6), "head 2": 2 * torch.rand(4, 6)}
-    figure = plots.plot_attention_from_point(image, maps, (1, 2))
-    shown = [ax for ax in figure.axes if ax.get_title()]
-    assert [ax.get_title() for ax in shown] == ["from row 1, column 2", "head 1", "head 2"]
-    limits = {ax.images[0].get_clim() for ax in shown[1:]}
-    assert limits == {(0.0, maps["head 2"].max().item())}
-    for ax in shown:  # the middle of the cell, in the image's 20 by 30 pixels
-        assert ax.lines[0].get_xydata().tolist() == [[2.5 * 5 - 0.5, 1.5 * 5 - 0.5]]
-    signed = plots.plot_attention_from_point(image, {"object": -maps["head 1"]}, (0, 0))
-    low, high = signed.axes[1].images[0].get_clim()
-    assert low == -high
-    with pytest.raises(ValueError, match="point .4, 0. lies outside the map of 4 rows and 6 col"):
-        plots.plot_attention_from_point(image, maps, (4, 0))
-    with pytest.raises(ValueError, match="of one shape"):
-        plots.plot_attention_from_point(image, {}, (0, 0))
     figure.canvas.draw()
 
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -30,10 +29,6 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture
 def run(tmp_path):
     return RunFolder(tmp_path / "run").create({"model": {"d_model": 16}})
-
-
-def coco_line(epoch, values):
-    return {"train_loss": 2.5, "test_coco_eval_bbox": values, "epoch": epoch}
 
 
 def test_project_root_found_from_notebooks(project):
@@ -165,46 +160,6 @@ def test_line_that_does_not_fit_on_the_disk_leaves_the_log_whole(run):
     assert run.log_path.read_text() == '{"epoch": 0}\n'
 
 
-@pytest.mark.parametrize("broken", ['{"epoch": 1', "[1, 2]", "\xff"])
-def test_broken_middle_line_names_file_and_line(run, broken):
-    run.log_path.write_bytes(b'{"epoch": 0}\n' + broken.encode("latin1") + b'\n{"epoch": 2}\n')
-    with pytest.raises(ValueError, match="line 2") as caught:
-        run.read_log()
-    assert str(run.log_path) in str(caught.value)
-
-
-def test_read_log_takes_folder_or_file_and_skips_blank_lines(run):
-    run.log_path.write_text('{"epoch": 0}\r\n\n{"epoch": 1}\n')
-    expected = [{"epoch": 0}, {"epoch": 1}]
-    assert runs.read_log(run.path) == runs.read_log(str(run.log_path)) == expected
-
-
-def test_read_log_of_nothing_says_what_to_give(tmp_path):
-    with pytest.raises(ValueError, match=r"no log at .*log\.txt.*give a run folder"):
-        runs.read_log(tmp_path)
-
-
-def test_log_table_expands_coco_numbers():
-    values = [0.25, 0.5, 0.2, -1, 0.1, 0.3, 0.4, 0.5, 0.6, -1, 0.2, 0.7]
-    table = runs.log_table([coco_line(0, values), coco_line(1, np.array(values) / 2)])
-    assert table.index.name == "epoch" and table.index.tolist() == [0, 1]
-    assert table.columns.tolist() == ["train_loss", "test_coco_eval_bbox", *runs.COCO_METRICS]
-    assert table.loc[0, "AP50"] == 0.5 and table.loc[0, "ARl"] == 0.7
-    assert math.isnan(table.loc[0, "APs"]) and math.isnan(table.loc[0, "ARs"])
-    assert table["APs"].mean() == -0.5  # only the whole -1 means "none"
-
-
-def test_log_table_keeps_the_last_line_of_a_repeated_epoch():
-    lines = [{"epoch": 0, "train_loss": 1.0}, {"epoch": 1, "train_loss": 9.0}]
-    table = runs.log_table([*lines, {"epoch": 1, "train_loss": 2.0}])
-    assert table["train_loss"].tolist() == [1.0, 2.0]
-
-
-def test_log_table_of_no_lines_is_empty():
-    table = runs.log_table([])
-    assert isinstance(table, pd.DataFrame) and len(table) == 0 and table.index.name == "epoch"
-
-
 def test_config_differences_are_dotted_and_complete():
     old = {"train": {"lr": 1e-4, "epochs": 2}, "model": {"options": {}, "layers": (1, 2)}}
     new = {"train": {"lr": 1e-5, "epochs": 2}, "model": {"layers": [1, 2], "depth": None}}
@@ -264,11 +219,15 @@ def test_save_figure_refuses_other_names(project, name):
         runs.save_figure(Figure(), name)
 
 
-def test_runs_does_not_import_torch():
-    code = "import sys, importlib.util as u; s = u.spec_from_file_location('runs', sys.argv[1])\n"
-    code += "m = u.module_from_spec(s); s.loader.exec_module(m)\n"
+def test_runs_and_logs_import_neither_torch_nor_matplotlib():
+    code = (
+        "import sys, types; package = types.ModuleType('detrnb'); package.__path__ = sys.argv[1:]\n"
+    )
+    code += "sys.modules['detrnb'] = package\n"  # without its own imports
+    code += "import detrnb.runs\n"
     code += "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code, runs.__file__], check=True)
+    package = str(Path(runs.__file__).parent)
+    subprocess.run([sys.executable, "-c", code, package], check=True)
 
 
 def test_history_of_parameters_follows_a_resumed_run(tmp_path):
@@ -281,3 +240,21 @@ def test_history_of_parameters_follows_a_resumed_run(tmp_path):
     folder.history_path.unlink()
     folder.append_history(2, {"gate": np.full(3, 2, dtype=np.float32)})
     assert np.isnan(folder.read_history()["gate"][:2]).all()
+
+
+def test_result_on_the_test_split_comes_back(run):
+    assert run.read_test() == {}
+    run.write_test("test2017", 5, [0.25, *[-1.0] * 11], {"0": 0.25}, 3.5)
+    assert run.read_test() == {
+        "split": "test2017",
+        "epoch": 5,
+        "coco_eval_bbox": [0.25, *[-1.0] * 11],
+        "coco_eval_bbox_per_class": {"0": 0.25},
+        "seconds": 3.5,
+    }
+
+
+def test_result_of_other_than_twelve_numbers_is_refused(run):
+    with pytest.raises(ValueError, match="stats are 1 numbers; expected COCO's 12"):
+        run.write_test("test2017", 5, [0.25], {}, 3.5)
+    assert run.read_test() == {}

@@ -20,14 +20,17 @@ from detrnb.plots.charts import (
     plot_scaling,
 )
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
+from detrnb.plots.studies import plot_cost, plot_forest, plot_seed_curves
 from detrnb.plots.style import variant_colour
 
 __all__ = [
     "plot_attention_from_point",
     "plot_cross_attention",
+    "plot_cost",
     "plot_curves",
     "plot_detections",
     "plot_error_kinds",
+    "plot_forest",
     "plot_images",
     "plot_intervals",
     "plot_layer_weights",
@@ -36,6 +39,7 @@ __all__ = [
     "plot_per_class",
     "plot_query_attention",
     "plot_scaling",
+    "plot_seed_curves",
     "plot_spectrum",
     "variant_colour",
 ]

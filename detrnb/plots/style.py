@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,6 +55,16 @@ def colour_of_label(label: str) -> str:
     """The colour of the variant in a run's name ('toy-detr-s0-1a2b3c4d') or at a label's start."""
     found = re.search(r"-([\w+]+)-s\d+-[0-9a-f]{8}$", label) or re.match(r"([\w+]*)", label)
     return variant_colour(found[1].lower())
+
+
+def colours_of_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Colours of one picture: as `colour_of_label`, and another one where that is taken."""
+    colours: dict[str, str] = {}
+    for label in labels:
+        wanted = (colour_of_label(label), *OTHER_COLOURS)
+        free = [colour for colour in wanted if colour not in colours.values()]
+        colours[label] = free[0] if free else wanted[0]
+    return colours
 
 
 def panels(

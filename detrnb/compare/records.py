@@ -1,0 +1,151 @@
+"""What runs left behind, in one form whatever it is: run folders, log files, lines."""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from detrnb.logs import log_table, read_log
+from detrnb.runs import RunFolder, config_differences
+
+_RUN_NAME = re.compile(r"(?P<entry>.+?)-s\d+(-[0-9a-f]{8})?( \(\d+\))?")
+
+
+class HasPath(Protocol):
+    """A run folder that is opened, such as what `fit` gives."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one run; only its log is sure to be there.
+
+    Attributes:
+        name: of the folder or file.
+        lines: as they stand in the log, keys in their order.
+        config, provenance, test: contents of the run folder's files, empty where there is none.
+    """
+
+    name: str
+    lines: Sequence[Mapping[str, object]]
+    config: Mapping[str, object] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    test: Mapping[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def log(self) -> pd.DataFrame:
+        """One row an epoch, as from `logs.log_table`."""
+        return log_table(self.lines)
+
+    @property
+    def seed(self) -> int | None:
+        """None where it was not recorded."""
+        return self.config.get("train", {}).get("seed", self.provenance.get("seed"))
+
+    @property
+    def epochs_missing(self) -> int:
+        """Epochs that its config asks for and its log lacks."""
+        wanted = self.config.get("train", {}).get("epochs", 0)
+        return max(0, wanted - 1 - int(self.log.index[-1]))
+
+    @property
+    def entry(self) -> str:
+        """The name without preset, seed and hash: `detr` of `toy-detr-s0-1a2b3c4d`."""
+        found = _RUN_NAME.fullmatch(self.name) if self.config else None
+        preset = f"{self.config.get('preset_name')}-"
+        return found["entry"].removeprefix(preset) if found else self.name
+
+
+Source = str | os.PathLike[str] | HasPath | Record | Sequence[Mapping[str, object]]
+
+
+def read_record(source: Source) -> Record:
+    """Read what a run left behind.
+
+    Args:
+        source: a run folder, a log file of any DETR-family code, a Run, or a log's parsed lines.
+
+    Raises:
+        ValueError: there is no log, it cannot be read, holds no finished epoch or is no DETR's.
+    """
+    if isinstance(source, Record):
+        return source
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return _checked(Record("log", source))
+    path = Path(getattr(source, "path", source))
+    lines = read_log(path)
+    if path.is_file():
+        return _checked(Record(path.parent.name if path.name == "log.txt" else path.stem, lines))
+    folder = RunFolder(path)
+    config = folder.read_config() if folder.config_path.exists() else {}
+    if not {"model", "data", "train"} <= config.keys():  # another code's
+        config = {}
+    name = path.resolve().name
+    return _checked(Record(name, lines, config, folder.read_provenance(), folder.read_test()))
+
+
+def _checked(record: Record) -> Record:
+    if not record.lines:
+        raise ValueError(f"{record.name} has no finished epoch yet; leave it out, or wait for one")
+    if not any(re.match("(ema_)?(train|test)_", key) for key in record.lines[0]):
+        raise ValueError(
+            f"{record.name} is no DETR's log: expected keys such as train_loss or"
+            f" test_coco_eval_bbox, found {', '.join(list(record.lines[0])[:5]) or 'none'}"
+        )
+    return record
+
+
+def read_records(sources: Iterable[Source]) -> list[Record]:
+    """Read several; further ones of one name are numbered, so that names are unique.
+
+    Raises:
+        ValueError: as for `read_record`, or there are none.
+    """
+    records: list[Record] = []
+    seen: Counter[str] = Counter()
+    for record in map(read_record, sources):
+        seen[record.name] += 1
+        number = f" ({seen[record.name]})" if seen[record.name] > 1 else ""
+        records.append(replace(record, name=record.name + number))
+    if not records:
+        raise ValueError("nothing to compare: give run folders or log files")
+    return records
+
+
+def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Runs by study entry: those whose settings differ in nothing but the seed.
+
+    The label is `Record.entry`; where entries would share it, the settings they differ in follow.
+    A run without settings is an entry by itself.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(_settings_of(record), []).append(record)
+    alike: dict[str, list[list[Record]]] = {}
+    for group in groups.values():
+        alike.setdefault(group[0].entry, []).append(group)
+    return {
+        " ".join([label, *_differing(group[0], [other[0] for other in same])]): group
+        for label, same in alike.items()
+        for group in same
+    }
+
+
+def _settings_of(record: Record) -> str:
+    train = {**record.config.get("train", {}), "seed": None}
+    return json.dumps({**record.config, "train": train} if record.config else record.name)
+
+
+def _differing(record: Record, others: list[Record]) -> list[str]:
+    """The settings that set a run apart from others, as `lr=0.001`."""
+    keys = {key for other in others for key in config_differences(record.config, other.config)}
+    values = {key: value for key, (_, value) in config_differences({}, record.config).items()}
+    return [f"{key.rpartition('.')[2]}={values.get(key)}" for key in sorted(keys - {"train.seed"})]

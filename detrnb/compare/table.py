@@ -1,0 +1,163 @@
+"""Runs side by side as tidy tables, and differences that know which direction is better."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from detrnb.compare.records import Record, Source, entries, read_record, read_records
+from detrnb.logs import COCO_METRICS
+
+# The log's `test_` keys are of the split that is watched while training.
+_SPLITS = {"train_": "train", "test_": "val", "ema_test_": "val, averaged weights"}
+_KEY = re.compile("(?P<split>train_|test_|ema_test_)(?P<metric>.+)")
+_LAYERED = re.compile(
+    r"(?P<metric>loss_[a-z_]+?|cardinality_error)"
+    r"((_aux)?_(?P<decoder>\d+)|_(?P<other>enc|interm|dn)(_(?P<number>\d+))?)?"
+    r"(?P<unscaled>_unscaled)?"
+)
+_OTHER_LAYERS = {"enc": "encoder", "interm": "encoder", "dn": "denoising"}
+_PER_CLASS = ("test_coco_eval_bbox_per_class", "test_results_json")
+_PLACE = ["split", "metric", "layer", "class"]
+
+
+def direction(metric: str) -> int:
+    """1 where more is better (AP, AR), -1 where less is (losses, errors, time, memory), else 0."""
+    if metric in COCO_METRICS:
+        return 1
+    return -1 if re.search("loss|error|time|memory", metric) else 0
+
+
+def tidy(sources: Iterable[Source]) -> pd.DataFrame:
+    """Every number of some runs, one a row.
+
+    Returns:
+        Columns `run`, `epoch`, `split` (`train`, `val`, of a run folder's test.json its split),
+        `metric` (as in the log, without prefix and layer), `layer` (`1`, `2`, ..., `last` of the
+        decoder, `encoder`, `denoising 1`, ...; empty for what no layer has), `class` (empty for all
+        classes together), `value`. A COCO number of -1, which means none, is NaN.
+    """
+    records = read_records(sources)
+    tables = [_numbers(record, record.log).assign(run=record.name) for record in records]
+    return pd.concat(tables, ignore_index=True)[["run", "epoch", *_PLACE, "value"]]
+
+
+def _numbers(record: Record, log: pd.DataFrame) -> pd.DataFrame:
+    """A run's numbers, as in `tidy`, of the epochs in `log`."""
+    numeric = log.select_dtypes("number")
+    places = {key: place for key in numeric if (place := place_of(str(key)))}
+    where = pd.DataFrame.from_dict(places, orient="index", columns=_PLACE[:3]).assign(
+        **{"class": ""}
+    )
+    long = numeric[list(places)].melt(var_name="key", ignore_index=False).reset_index()
+    classes = pd.DataFrame(_nested(record, log), columns=["epoch", *_PLACE, "value"])
+    classes["value"] = classes["value"].replace(-1, np.nan)
+    numbers = pd.concat([long.join(where, on="key").drop(columns="key"), classes])
+    return numbers.astype({"value": float})
+
+
+def place_of(key: str) -> tuple[str, str, str] | None:
+    """Split, metric and layer of a log table's column; None of one that measures no split."""
+    plain = key.removeprefix("ema_")
+    if plain in COCO_METRICS:
+        return _SPLITS["test_" if plain == key else "ema_test_"], plain, ""
+    if not (found := _KEY.fullmatch(key)):
+        return None
+    split, metric = _SPLITS[found["split"]], found["metric"]
+    if not (found := _LAYERED.fullmatch(metric)):
+        return split, metric, ""
+    layer = "last"
+    if found["decoder"]:
+        layer = str(int(found["decoder"]) + 1)
+    elif found["other"]:
+        number = f" {int(found['number']) + 1}" if found["number"] else ""
+        layer = _OTHER_LAYERS[found["other"]] + number
+    return split, found["metric"] + (found["unscaled"] or ""), layer
+
+
+def _nested(record: Record, log: pd.DataFrame) -> Iterator[tuple[int, str, str, str, str, float]]:
+    """AP by class, and all of test.json: epoch, split, metric, layer, class, value."""
+    for key in (key for key in _PER_CLASS if key in log):
+        for epoch, found in log[key].items():
+            for name, value in _by_class(found).items():
+                yield epoch, "val", "AP", "", name, value
+    test = record.test
+    if test and test["epoch"] in log.index:
+        for name, value in zip(COCO_METRICS, test["coco_eval_bbox"], strict=True):
+            yield test["epoch"], test["split"], name, "", "", value
+        for name, value in test["coco_eval_bbox_per_class"].items():
+            yield test["epoch"], test["split"], "AP", "", name, value
+
+
+def _by_class(found: object) -> dict[str, float]:
+    """AP by class name, as detrnb writes it, or RF-DETR."""
+    if not isinstance(found, Mapping):
+        return {}
+    if "class_map" not in found:
+        return dict(found)
+    rows = [row for row in found["class_map"] if row["class"] != "all"]
+    return {row["class"]: row["map@50:95"] for row in rows}
+
+
+def differences(first: Source, second: Source) -> pd.DataFrame:
+    """What differs between two runs at the last epoch that both logged.
+
+    Returns:
+        Rows by split, metric, layer and class; columns `first`, `second`, `difference` (second
+        minus first) and `better`: `first`, `second`, or empty where neither is or the metric has
+        no better direction.
+
+    Raises:
+        ValueError: a run cannot be read, or they share no epoch.
+    """
+    records = [read_record(first), read_record(second)]
+    epoch = last_common_epoch(*records)
+    sides = [_numbers(r, r.log.loc[[epoch]]).set_index(_PLACE)["value"] for r in records]
+    table = pd.concat(sides, axis=1, keys=["first", "second"])
+    table["difference"] = table["second"] - table["first"]
+    gain = table["difference"] * table.index.get_level_values("metric").map(direction)
+    table["better"] = np.select([gain > 0, gain < 0], ["second", "first"], "")
+    return table
+
+
+def last_common_epoch(first: Record, second: Record) -> int:
+    """The last epoch that both logged.
+
+    Raises:
+        ValueError: there is none.
+    """
+    common = first.log.index.intersection(second.log.index)
+    if common.empty:
+        spans = [f"{r.name} has {r.log.index[0]} to {r.log.index[-1]}" for r in (first, second)]
+        raise ValueError(f"no epoch in common: {', '.join(spans)}")
+    return int(common.max())
+
+
+def summary(sources: Iterable[Source]) -> pd.DataFrame:
+    """One row a run, at its last epoch: entry, seed, epochs, losses, AP, time, memory, parameters.
+
+    `test_AP` is test.json's, of the weights of that epoch; times are the log's sum over epochs and
+    provenance's.
+    """
+    records = read_records(sources)
+    labels = {record.name: label for label, group in entries(records).items() for record in group}
+    rows = {}
+    for record in records:
+        log, test = record.log, record.test
+        tested = test and test["epoch"] == log.index[-1]
+        of_log = ["train_loss", "test_loss", "AP", "AP50", "ema_AP"]
+        rows[record.name] = {
+            "entry": labels[record.name],
+            "seed": record.seed,
+            "epochs": log.index[-1] + 1,
+            **log.reindex(columns=of_log).iloc[-1].to_dict(),
+            "test_AP": test["coco_eval_bbox"][0] if tested else np.nan,
+            "train_time_s": log["train_time_s"].sum() if "train_time_s" in log else np.nan,
+            "wall_time_s": record.provenance.get("wall_time_s"),
+            "peak_memory_mb": record.provenance.get("peak_memory_mb"),
+            "n_parameters": log["n_parameters"].iloc[-1] if "n_parameters" in log else None,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+    numbers = table.columns.drop("entry")
+    return table.astype(dict.fromkeys(numbers, float)).astype({"seed": "Int64", "epochs": int})

@@ -1,0 +1,111 @@
+"""Entries of a study over their seeds: curves, differences from the baseline, what AP costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from detrnb.plots.style import INK, STYLE, colours_of_labels, panels
+
+
+@STYLE
+def plot_seed_curves(logs: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
+    """Loss, AP and AP50 on the validation split by epoch: means over seeds, bands of ± one SD.
+
+    Args:
+        logs: By entry, the tables of ``logs.log_table`` of its runs. An epoch that not all of them
+            logged has the mean of those that did.
+    """
+    figure, axes = panels(1, 3, width=10.0, height=3.0)
+    colours = colours_of_labels(logs)
+    titles = {"test_loss": "Validation loss", "AP": "AP (IoU 0.50 to 0.95)", "AP50": "AP50"}
+    for ax, (key, title) in zip(axes[0], titles.items(), strict=True):
+        for entry, runs in logs.items():
+            found = [run[key] for run in runs if key in run]
+            if not found:
+                continue
+            values = pd.concat(found, axis=1).astype(float)
+            mean, spread = values.mean(axis=1), values.std(axis=1).fillna(0.0)
+            look = {"color": colours[entry]}
+            ax.fill_between(mean.index, mean - spread, mean + spread, alpha=0.2, lw=0, **look)
+            ax.plot(mean.index, mean, markersize=3, marker="o", markevery=_every(mean), **look)
+        ax.set_title(title, loc="left")
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    handles = [
+        Line2D([], [], color=colours[entry], label=f"{entry}, seeds: {len(runs)}")
+        for entry, runs in logs.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+@STYLE
+def plot_forest(table: pd.DataFrame, metric: str) -> Figure:
+    """Differences from the baseline with their 95 % intervals, beside what could have been seen.
+
+    Args:
+        table: Of ``compare.verdicts``: by entry, ``difference``, ``low``, ``high``, ``detectable``
+            (NaN for an entry with too few seeds, drawn hollow) and ``verdict``.
+        metric: For the axis, such as ``AP on test2017``.
+    """
+    figure, axes = panels(1, 1, width=8.0, height=1.3 + 0.42 * len(table))
+    ax = axes[0, 0]
+    colours = colours_of_labels(table.index)
+    for y, row in enumerate(table.itertuples()):
+        if np.isfinite(row.detectable):
+            span = {"left": -row.detectable, "height": 0.62, "color": "#E9E9E9", "zorder": 0.5}
+            ax.barh(y, 2 * row.detectable, **span)
+        colour = colours[row.Index]
+        ax.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
+        face = colour if np.isfinite(row.detectable) else "white"
+        ax.plot(row.difference, y, "o", color=colour, markerfacecolor=face, markersize=7)
+        ax.annotate(
+            f"{row.verdict}, seeds: {row.seeds}",
+            (1.02, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            color=INK,
+        )
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel(f"difference from the baseline in {metric}, with 95 % interval")
+    if table["detectable"].notna().any():
+        grey = Patch(color="#E9E9E9", label="smaller than this study could have seen (power 80 %)")
+        figure.legend(handles=[grey], loc="outside lower right", fontsize=8)
+    return figure
+
+
+@STYLE
+def plot_cost(values: pd.DataFrame, seconds: pd.DataFrame, metric: str) -> Figure:
+    """What is reached against the time it took: each run small, the medians of entries large.
+
+    Args:
+        values, seconds: One row a seed, one column an entry, as ``compare.verdicts`` has them.
+        metric: For the axis, such as ``AP on test2017``.
+    """
+    figure, axes = panels(1, 1, width=7.2, height=3.6)
+    ax = axes[0, 0]
+    minutes = seconds / 60
+    for entry, colour in colours_of_labels(values).items():
+        ax.plot(minutes[entry], values[entry], "o", color=colour, alpha=0.45, markersize=4)
+        middle = minutes[entry].median(), values[entry].median()
+        ax.plot(*middle, "D", color=colour, markersize=8, markeredgecolor="white", label=entry)
+    ax.set_xlabel("training time, minutes")
+    ax.set_ylabel(metric)
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _every(values: pd.Series) -> int:
+    """So that a curve has about ten markers."""
+    return max(1, len(values) // 10)
