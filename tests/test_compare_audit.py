@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from runs_on_disk import JOURNAL, STUDY, write_run
 
@@ -48,8 +49,8 @@ def test_journals_inferences_say_how_sure_they_are(journal):
         assert side["data"].certainty == "unknown"
         assert "6 averaged cardinality errors" in side["images an epoch"].because
     detr, variant = (side["global batch"].because for side in journal.findings)
-    assert "1 to 512" in detr and "3,678 to 3,688 steps" in detr
-    assert "1 to 8" in variant and "14,696 to 14,876 steps" in variant
+    assert "1 to 512" in detr and "(of one process 3,678 to 3,688 and few others)" in detr
+    assert "1 to 8" in variant and "as do 14,696 to 14,876 and few others" in variant
 
 
 def test_journals_runs_are_not_comparable_and_why(journal):
@@ -220,3 +221,26 @@ def test_equal_results_point_nowhere():
     (line,) = read_log(JOURNAL[0])
     text = str(audit([line], [line | {"train_loss": 1.0}]))
     assert "points one way" not in text and "neither" in text
+
+
+@pytest.mark.parametrize(("steps", "own", "processes"), [(57, 4, 16), (3, 1, 8), (700, 2, 4)])
+def test_small_distributed_runs_are_told_too(steps, own, processes):
+    batch = own * processes
+    rate = float(np.full(processes, np.full(steps, 1e-4).cumsum()[-1]).cumsum()[-1])
+    noise = np.random.default_rng(steps).integers(1, 20 * batch, (6, steps)).sum(axis=1)
+    line = {
+        "train_lr": rate / (steps * processes),
+        "train_loss": 25.428831253216895,
+        **{f"train_loss_{name}": 1.0 for name in ("bbox", "ce", "giou")},
+        **{
+            f"train_cardinality_error_{i}_unscaled": float(count) / (steps * batch)
+            for i, count in enumerate(noise)
+        },
+        "epoch": 0,
+    }
+    images = steps * batch
+    found = audit([line], [line])
+    assert texts(found, "images an epoch")[0] == f"{images:,}"
+    assert texts(found, "processes")[0] in ("several", str(processes))
+    assert texts(found, "global batch")[0] in (str(batch), f"1 to {images & -images}")
+    assert str(found)  # whatever the last digits left to say

@@ -193,22 +193,23 @@ def _steps_and_batch(
         return UNKNOWN, Finding(f"1 to {powers[-1]}", images.certainty, because)
     (batch,) = fitting
     count = images.value // batch
-    because += (
-        f"; only {count:,} steps of {batch} give the averaged learning rate's last digits, those of"
-        f" {_near(_first_rate(record), count)} steps of one process and few far from them"
-    )
+    shown = _who_shows_them(record, count, min(number for _, number in splits))
+    because += f"; of these only {batch} fits the learning rate's last digits: {shown}"
     return (
         Finding(f"{count:,}", images.certainty, f"{images.value:,} / {batch}", count),
         Finding(str(batch), images.certainty, because, batch),
     )
 
 
-def _near(mean: float, count: int) -> str:
-    """The range nearest to a number of steps of those that show a mean's last digits."""
-    steps = steps_by_rounding(mean, 2 * count)
+def _who_shows_them(record: Record, count: int, processes: int) -> str:
+    """Which numbers of steps show the last digits of the first epoch's rate, near the one found."""
+    steps = steps_by_rounding(_first_rate(record), 2 * count)  # of one process
     ranges = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
-    nearest = min(ranges, key=lambda found: np.abs(found - count).min())
-    return f"{nearest[0]:,} to {nearest[-1]:,}"
+    nearest = min(ranges, key=lambda found: np.abs(found - count).min(initial=2 * count))
+    spans = f"{nearest[0]:,} to {nearest[-1]:,} and few others" if nearest.size else "none"
+    if count in nearest:
+        return f"{count:,} steps show them, as do {spans}"
+    return f"{count:,} steps in each of {processes} processes show them (of one process {spans})"
 
 
 def _processes(record: Record, splits: list[tuple[int, int]]) -> Finding:
