@@ -13,11 +13,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 from detrnb.config import Config
-from detrnb.engine import Run, fit
+from detrnb.engine import fit
 from detrnb.epoch import TrainingDiverged
 from detrnb.progress import duration
 from detrnb.registry import BASELINE, combinations
@@ -94,8 +96,11 @@ def run_study(preset: str = "toy") -> Path:
         if number:
             each = (time.monotonic() - begin) / number
             left = f", about {duration(each * (len(missing) - number))} left"
-        print(f"{entry.label}, seed {config.train.seed}: {number + 1} of {len(missing)}{left}")
-        _keep(fit(config), kept)
+        name = f"{entry.label}, seed {config.train.seed}"
+        print(f"{name}: {number + 1} of {len(missing)}{left}", flush=True)
+        # A process of its own, so that the peak of memory it reports is this run's.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            process.submit(_train_and_keep, config, kept.path).result()
     return kept_in
 
 
@@ -112,8 +117,9 @@ def _is_kept(kept: RunFolder, config: Config) -> bool:
     return True
 
 
-def _keep(run: Run, kept: RunFolder) -> None:
-    """Copy what a verdict needs; the result on the test split last, which marks the run as kept."""
+def _train_and_keep(config: Config, folder: Path) -> None:
+    """Train, evaluate, copy what a verdict needs; test.json last, which marks the run as kept."""
+    run, kept = fit(config), RunFolder(folder)
     begin = time.perf_counter()
     result = run.evaluate(SPLIT)
     kept.path.mkdir(parents=True, exist_ok=True)
