@@ -179,10 +179,8 @@ class AttentionExplorer:
             )
         query, maps = self.query.value, view.maps(name)[head]
         if kind == "decoder cross":
-            label = f"query {self.query.label}"
-            return plot_cross_attention(
-                view.image, {label: maps[query]}, boxes[[query]], title=title
-            )
+            maps, names = {f"query {query}": maps[query]}, [self.query.label]
+            return plot_cross_attention(view.image, maps, boxes[[query]], names=names, title=title)
         return plot_query_attention({"": maps}, found, query=query, title=title)
 
 

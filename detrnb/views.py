@@ -236,4 +236,5 @@ def object_shares(view: View, threshold: float) -> pd.DataFrame:
                 for share, expected in zip(row, even.tolist(), strict=True)
             ]
     table = pd.DataFrame(rows, columns=["attention", "layer", "head", "share", "even"])
+    table = table.astype({"layer": int, "head": int, "share": float, "even": float})
     return table[table["share"].notna() & (table["even"] > 0)].reset_index(drop=True)

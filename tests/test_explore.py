@@ -61,7 +61,8 @@ def titles(explorer):
 
 def test_it_starts_with_the_surest_query_in_the_last_layer(explorer):
     query, found = next(iter(explorer.view.found(0).items()))
-    assert titles(explorer) == [f"query {query}: {found}"]
+    assert titles(explorer) == [f"query {query}"]
+    assert explorer.figure.axes[0].texts[0].get_text() == f"{query}: {found}"
     assert explorer.figure.get_suptitle() == "image 3 · run first\ndecoder cross, layer 3, head 1"
     drawn = explorer.figure.axes[1].images[1].get_array()
     assert np.array_equal(drawn, explorer.view.maps("decoder.2.cross")[0, query])
