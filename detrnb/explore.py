@@ -1,7 +1,8 @@
 """Attention by hand: controls over the pictures of `plots`, in a notebook.
 
-Only widgets that ipywidgets 7 (Colab) and 8 share. The picture is an image widget that gets a new
-PNG; the first one stands in the cell's output too, for readers without a kernel.
+Only widgets that ipywidgets 7 (Colab) and 8 share, and sliders in place of drop-downs: JupyterLab
+takes the up and down keys of a drop-down for its own. The picture is an image widget that gets new
+PNGs; the first one stands in the cell's output too, for readers without a kernel.
 """
 
 from __future__ import annotations
@@ -54,15 +55,15 @@ class AttentionExplorer:
         stored, file = (image, "") if isinstance(image, int) else (0, str(image))
         self._source = subject.name, file or stored
         self._runs = {
-            f"run {path.parent.name}": path.parent
+            path.parent.name: path.parent
             for path in sorted((project_root() / "runs").glob("*/last.pt"))
         }
         models = list(dict.fromkeys([subject.name, *self._runs]))
         layers = len(self.view.kinds["decoder cross"])
-        queries = self._queries(0.5)
+        queries = self._queries()
         row, column = self.view.cell(self.view.detections["boxes"][queries[0][1]])
 
-        self.model = _control(widgets.Dropdown, "model", options=models)
+        self.model = _control(widgets.SelectionSlider, "model", options=models)
         self.image = _control(
             widgets.IntSlider,
             "image",
@@ -72,22 +73,25 @@ class AttentionExplorer:
         )
         self.file = _control(widgets.Text, "own image", value=file, continuous_update=False)
         self.file.placeholder = "path of a file, then Enter"
-        self.attention = _control(widgets.Dropdown, "attention", options=["decoder cross"])
+        self.attention = _control(widgets.SelectionSlider, "attention", options=["decoder cross"])
         self.layer = _control(widgets.IntSlider, "layer", min=1, max=layers, value=layers)
         self.head = _control(widgets.IntSlider, "head", min=1)
-        self.threshold = _control(
-            widgets.FloatSlider, "score threshold", value=0.5, max=1.0, step=0.05
-        )
-        self.query = _control(widgets.Dropdown, "query", options=queries)
+        self.threshold = _control(widgets.FloatSlider, "score from", value=0.5, max=1.0, step=0.05)
+        self.query = _control(widgets.SelectionSlider, "query", options=queries)
         self.row = _control(widgets.IntSlider, "row", value=row)
         self.column = _control(widgets.IntSlider, "column", value=column)
         self.message = widgets.HTML()
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self.picture = widgets.Image(format="png")
+        self.picture.layout = widgets.Layout(max_width="100%", align_self="flex-start")
 
-        controls = [self.model, self.image, self.file, self.attention, self.layer, self.head]
-        controls += [self.threshold, self.query, self.row, self.column]
-        left = widgets.VBox([*controls, self.message], layout=widgets.Layout(width="26em"))
-        self.widget = widgets.HBox([left, self.picture], layout=widgets.Layout(flex_flow="wrap"))
+        controls = [self.model, self.image, self.file, self.attention, self.threshold]
+        controls += [self.layer, self.head, self.query, self.row, self.column]
+        columns = [
+            widgets.VBox(part, layout=widgets.Layout(width=width))
+            for part, width in ((controls[:5], "28em"), (controls[5:], "24em"))
+        ]
+        wrapped = widgets.HBox(columns, layout=widgets.Layout(flex_flow="wrap"))
+        self.widget = widgets.VBox([wrapped, self.message, self.picture])
         self._busy = False
         self._redraw()
         for control in controls:
@@ -143,27 +147,27 @@ class AttentionExplorer:
         """Ranges and options as model and image have them; what was chosen stays where it can."""
         view = self.view
         _offer(self.attention, list(view.kinds))
-        _offer(self.query, self._queries(self.threshold.value))
+        _offer(self.query, self._queries())
         name = view.kinds[self.attention.value][0]
         rows, columns = view.grid
         self.image.max = self._last(self.subject)
         self.layer.max = len(view.kinds[self.attention.value])
         self.head.max = len(view.maps(name))
         self.row.max, self.column.max = rows - 1, columns - 1
-        from_point = self.attention.value == "encoder self"
+        kind = self.attention.value
         self.image.disabled = self.subject.dataset is None or self.file.value.strip() != ""
-        self.query.disabled = from_point
-        self.row.disabled = self.column.disabled = not from_point
+        self.query.disabled = kind == "encoder self"
+        self.threshold.disabled = kind == "decoder cross"
+        self.row.disabled = self.column.disabled = kind != "encoder self"
 
     @staticmethod
     def _last(subject: Subject) -> int:
         """Place of the last image; 0 where there is none but the user's own."""
         return 0 if subject.dataset is None else len(subject.dataset) - 1
 
-    def _queries(self, threshold: float) -> list[tuple[str, int]]:
-        """What the query control offers: detections, or the surest query where there is none."""
-        found = self.view.found(threshold) or dict([*self.view.found(0).items()][:1])
-        return [(f"{query}: {what}", query) for query, what in found.items()]
+    def _queries(self) -> list[tuple[str, int]]:
+        """What the query control offers: every query with what it found, best first."""
+        return [(f"{query}: {what}", query) for query, what in self.view.found(0).items()]
 
     def _plot(self) -> Figure:
         view, kind = self.view, self.attention.value
@@ -185,10 +189,11 @@ class AttentionExplorer:
 
 
 def _control(kind: type[widgets.Widget], description: str, **settings: object) -> widgets.Widget:
-    return kind(description=description, style={"description_width": "8em"}, **settings)
+    look = {"style": {"description_width": "6em"}, "layout": widgets.Layout(width="auto")}
+    return kind(description=description, **look, **settings)
 
 
-def _offer(control: widgets.Dropdown, options: list[str] | list[tuple[str, int]]) -> None:
+def _offer(control: widgets.SelectionSlider, options: list[str] | list[tuple[str, int]]) -> None:
     """Other options, the choice kept where it is still among them."""
     if list(control.options) != options:
         chosen = control.value

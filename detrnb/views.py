@@ -122,7 +122,7 @@ class Subject:
         # The toy set is stored at its size; a photograph would make a feature map of thousands.
         size = data.eval_size or (data.toy.image_size if data.toy else None)
         transform = EvalTransform(size, data.max_size)
-        return cls(f"run {run.path.name}", run.model, dataset.class_names, dataset, transform)
+        return cls(run.path.name, run.model, dataset.class_names, dataset, transform)
 
     @classmethod
     def from_weights(cls, path: str | Path, variant: str = BASELINE) -> Subject:
@@ -142,7 +142,7 @@ class Subject:
         data = config.data
         present = (project_root() / data.path).is_dir()
         return cls(
-            f"weights {Path(path).stem}",
+            Path(path).stem,
             model.place(default_device()).eval(),
             tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]),
             open_split(data, data.val_split) if present else None,

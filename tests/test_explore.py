@@ -63,7 +63,7 @@ def test_it_starts_with_the_surest_query_in_the_last_layer(explorer):
     query, found = next(iter(explorer.view.found(0).items()))
     assert titles(explorer) == [f"query {query}"]
     assert explorer.figure.axes[0].texts[0].get_text() == f"{query}: {found}"
-    assert explorer.figure.get_suptitle() == "image 3 · run first\ndecoder cross, layer 3, head 1"
+    assert explorer.figure.get_suptitle() == "image 3 · first\ndecoder cross, layer 3, head 1"
     drawn = explorer.figure.axes[1].images[1].get_array()
     assert np.array_equal(drawn, explorer.view.maps("decoder.2.cross")[0, query])
 
@@ -119,28 +119,43 @@ def test_split_attention_is_shown_with_its_parts(explorer):
 
 
 def test_controls_without_meaning_are_switched_off(explorer):
-    off = {"decoder cross": {"row", "column"}, "encoder self": {"query"}}
+    off = {
+        "decoder cross": {"row", "column", "threshold"},
+        "decoder self": {"row", "column"},
+        "encoder self": {"query"},
+    }
+    controls = ("layer", "head", "query", "row", "column", "image", "threshold")
     for attention, expected in off.items():
         explorer.attention.value = attention
-        controls = ("layer", "head", "query", "row", "column", "image")
         assert {name for name in controls if getattr(explorer, name).disabled} == expected
 
 
-def test_queries_are_those_above_the_threshold_and_the_chosen_one_stays(explorer):
-    found = list(explorer.view.found(0))
-    assert [query for _, query in explorer.query.options] == found
-    explorer.query.value = found[1]
-    middle = explorer.view.detections["scores"][found[1]].item() - 1e-4
-    explorer.threshold.value = middle
-    assert explorer.query.value == found[1]
-    explorer.threshold.value = 1.0  # nobody is so sure: the best one is offered
-    assert [query for _, query in explorer.query.options] == found[:1] == [explorer.query.value]
+def test_queries_are_offered_best_first_and_the_chosen_one_stays(explorer):
+    labels = [f"{query}: {found}" for query, found in explorer.view.found(0).items()]
+    assert [label for label, _ in explorer.query.options] == labels and len(labels) == 16
+    explorer.query.value = 7
+    explorer.image.value = 0
+    assert explorer.query.value == 7 and explorer.query.label != labels[0]
+    assert explorer.query.label.startswith("7: ")
+
+
+def test_the_threshold_decides_which_boxes_are_outlined(explorer):
+    explorer.view.detections["scores"] = torch.arange(16) / 16  # untrained ones are nearly equal
+    explorer.attention.value = "encoder self"
+    assert len(explorer.figure.axes[0].patches) == 16
+    explorer.threshold.value = 0.85
+    assert len(explorer.figure.axes[0].patches) == 2
+    explorer.attention.value = "decoder self"
+    assert [label.get_text()[:3] for label in explorer.figure.axes[0].get_yticklabels()] == [
+        "15:",
+        "14:",
+    ]
 
 
 def test_an_image_of_ones_own_is_shown_and_a_wrong_path_explained(explorer, passes, tmp_path):
     Image.new("RGB", (200, 100), "red").save(tmp_path / "red.png")
     explorer.file.value = str(tmp_path / "red.png")
-    assert explorer.figure.get_suptitle().startswith("red.png · run first") and passes == [1]
+    assert explorer.figure.get_suptitle().startswith("red.png · first") and passes == [1]
     assert explorer.image.disabled
     before = explorer.picture.value
     explorer.file.value = "<none>.png"
@@ -156,13 +171,13 @@ def test_runs_beside_the_given_model_can_be_chosen(subject, run, monkeypatch):
     other = run.parent / "second"
     shutil.copytree(run, other)
     explorer = AttentionExplorer(subject, 3)
-    assert explorer.model.options == ("run first", "run second")
-    explorer.model.value = "run second"
-    assert explorer.figure.get_suptitle().startswith("image 4 · run second")
-    explorer.model.value = "run first"
+    assert explorer.model.options == ("first", "second")
+    explorer.model.value = "second"
+    assert explorer.figure.get_suptitle().startswith("image 4 · second")
+    explorer.model.value = "first"
     assert explorer.subject is subject
     (other / "last.pt").write_bytes((other / "last.pt").read_bytes()[:1000])
-    explorer.model.value = "run second"
+    explorer.model.value = "second"
     assert "cannot be read as weights" in explorer.message.value
 
 
@@ -180,5 +195,5 @@ def test_readers_without_a_kernel_get_the_picture_in_the_same_output(explorer):
     assert base64.b64decode(data["image/png"]) == explorer.picture.value
     view = data["application/vnd.jupyter.widget-view+json"]
     assert view["model_id"] == explorer.widget.model_id
-    assert "image 3 · run first" in data["text/plain"]
+    assert "image 3 · first" in data["text/plain"]
     json.dumps(data)
