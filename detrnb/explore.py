@@ -88,7 +88,7 @@ class AttentionExplorer:
         controls += [self.layer, self.head, self.query, self.row, self.column]
         columns = [
             widgets.VBox(part, layout=widgets.Layout(width=width))
-            for part, width in ((controls[:5], "28em"), (controls[5:], "24em"))
+            for part, width in ((controls[:5], "30em"), (controls[5:], "22em"))
         ]
         wrapped = widgets.HBox(columns, layout=widgets.Layout(flex_flow="wrap"))
         self.widget = widgets.VBox([wrapped, self.message, self.picture])
