@@ -60,7 +60,7 @@ def plot_attention_from_point(
         for box in _array(boxes_xyxy).reshape(-1, 4):
             _draw_box(ax, box, "white", width=0.8, edge=0.6)
         ax.plot(x, y, marker="o", markersize=6, color="#FF2D2D", markeredgecolor="white")
-    _colour_bar(figure, mappable, "part of the attention weight" if signed else "attention weight")
+    _colour_bar(figure, mappable)
     return figure
 
 
@@ -76,7 +76,7 @@ def plot_cross_attention(
 ) -> Figure:
     """Where queries look, each beside the box it predicts, map and box in one colour.
 
-    All maps share one scale: black is no attention, a full colour the largest weight of all.
+    All maps share one scale: no colour is no attention, a full one the largest weight of all.
 
     Args:
         image: (H, W, 3) or (3, H, W), uint8.
@@ -112,7 +112,7 @@ def plot_cross_attention(
         ax.images[0].set(data=grey, cmap="gray", norm=Normalize(0, 450))
         ax.imshow(weights, interpolation="nearest", **look)
         _draw_box(ax, box, colours[box])
-    _colour_bar(figure, ScalarMappable(norm, "gray"), "attention weight")
+    _colour_bar(figure, ScalarMappable(norm, "gray"))
     return figure
 
 
@@ -156,7 +156,7 @@ def plot_query_attention(
         if query is not None:
             row = order.index(query)
             _draw_box(ax, np.array([-0.5, row - 0.5, Q - 0.5, row + 0.5]), "white", edge=0.9)
-    _colour_bar(figure, mappable, "attention weight")
+    _colour_bar(figure, mappable)
     return figure
 
 
@@ -224,14 +224,14 @@ def _extent(picture: np.ndarray) -> tuple[float, float, float, float]:
     return -0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5
 
 
-def _colour_bar(figure: Figure, mappable: ScalarMappable, label: str) -> None:
+def _colour_bar(figure: Figure, mappable: ScalarMappable) -> None:
     """Into the margin that `_bare_axes` leaves at the right."""
     width, height = figure.get_size_inches()
     boxes = [ax.get_position() for ax in figure.axes]
     low, high = min(box.y0 for box in boxes), max(box.y1 for box in boxes)
     ax = figure.add_axes((1 - 0.75 / width, low, 0.12 / width, high - low))
     bar = figure.colorbar(mappable, cax=ax)
-    bar.set_label(label, fontsize=8)
+    bar.set_label("attention weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
 
