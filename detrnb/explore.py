@@ -52,40 +52,15 @@ class AttentionExplorer:
         """
         self._given = self.subject = subject
         self.view = subject.look(image)
-        stored, file = (image, "") if isinstance(image, int) else (0, str(image))
-        self._source = subject.name, file or stored
+        self._source = subject.name, image if isinstance(image, int) else str(image)
         self._runs = {
             path.parent.name: path.parent
             for path in sorted((project_root() / "runs").glob("*/last.pt"))
         }
-        models = list(dict.fromkeys([subject.name, *self._runs]))
-        layers = len(self.view.kinds["decoder cross"])
-        queries = self._queries()
-        row, column = self.view.cell(self.view.detections["boxes"][queries[0][1]])
-
-        self.model = _control(widgets.SelectionSlider, "model", options=models)
-        self.image = _control(
-            widgets.IntSlider,
-            "image",
-            max=self._last(subject),
-            value=stored,
-            continuous_update=False,
-        )
-        self.file = _control(widgets.Text, "own image", value=file, continuous_update=False)
-        self.file.placeholder = "path of a file, then Enter"
-        self.attention = _control(widgets.SelectionSlider, "attention", options=["decoder cross"])
-        self.layer = _control(widgets.IntSlider, "layer", min=1, max=layers, value=layers)
-        self.head = _control(widgets.IntSlider, "head", min=1)
-        self.threshold = _control(widgets.FloatSlider, "score from", value=0.5, max=1.0, step=0.05)
-        self.query = _control(widgets.SelectionSlider, "query", options=queries)
-        self.row = _control(widgets.IntSlider, "row", value=row)
-        self.column = _control(widgets.IntSlider, "column", value=column)
+        controls = self._make_controls()
         self.message = widgets.HTML()
         self.picture = widgets.Image(format="png")
         self.picture.layout = widgets.Layout(max_width="100%", align_self="flex-start")
-
-        controls = [self.model, self.image, self.file, self.attention, self.threshold]
-        controls += [self.layer, self.head, self.query, self.row, self.column]
         columns = [
             widgets.VBox(part, layout=widgets.Layout(width=width))
             for part, width in ((controls[:5], "30em"), (controls[5:], "22em"))
@@ -96,6 +71,32 @@ class AttentionExplorer:
         self._redraw()
         for control in controls:
             control.observe(self._redraw, names="value")
+
+    def _make_controls(self) -> list[widgets.Widget]:
+        """The controls in the order of the Tab key; `_adjust` sets most of their ranges."""
+        image = self._source[1]
+        file = image if isinstance(image, str) else ""
+        models = list(dict.fromkeys([self.subject.name, *self._runs]))
+        layers = len(self.view.kinds["decoder cross"])
+        queries = self._queries()
+        row, column = self.view.cell(self.view.detections["boxes"][queries[0][1]])
+        self.model = _control(widgets.SelectionSlider, "model", options=models)
+        self.image = _control(widgets.IntSlider, "image", max=self._last(self.subject))
+        self.image.continuous_update = False  # each value on the way would run the model
+        self.image.value = 0 if file else image
+        self.file = _control(widgets.Text, "own image", value=file, continuous_update=False)
+        self.file.placeholder = "path of a file, then Enter"
+        self.attention = _control(widgets.SelectionSlider, "attention", options=["decoder cross"])
+        self.threshold = _control(widgets.FloatSlider, "score from", value=0.5, max=1.0, step=0.05)
+        self.layer = _control(widgets.IntSlider, "layer", min=1, max=layers, value=layers)
+        self.head = _control(widgets.IntSlider, "head", min=1)
+        self.query = _control(widgets.SelectionSlider, "query", options=queries)
+        self.row = _control(widgets.IntSlider, "row", value=row)
+        self.column = _control(widgets.IntSlider, "column", value=column)
+        return [
+            *(self.model, self.image, self.file, self.attention, self.threshold),
+            *(self.layer, self.head, self.query, self.row, self.column),
+        ]
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
         """The widget, and where no kernel answers for it, the picture."""

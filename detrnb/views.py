@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
@@ -130,8 +130,7 @@ class Subject:
 
         Args:
             path: from the project's folder.
-            variant: what they are loaded into: with `svd_split` DETR's own attention shows in
-                parts.
+            variant: what they are loaded into; `svd_split` shows DETR's own attention in parts.
 
         Raises:
             ValueError: no such file, or other weights.
@@ -153,7 +152,7 @@ class Subject:
     def look(self, image: int | str | Path) -> View:
         """Run the model on one image, all attention recorded.
 
-        A view of a COCO image holds about 240 MB of attention, one of the toy set 0.3.
+        A view of a COCO image holds some 200 MB of attention, one of the toy set 0.3 MB.
 
         Args:
             image: its place in `dataset`, or the path of an image file from the project's folder.
@@ -191,7 +190,7 @@ class Subject:
             with Image.open(project_root() / path.expanduser()) as file:
                 # Cameras store how they were held, and nobody annotated boxes here.
                 image = ImageOps.exif_transpose(file).convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
+        except OSError as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from None
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         image, *_ = self.transform(image, *nothing, np.random.default_rng(0))
