@@ -9,7 +9,7 @@ export PYTHONNOUSERSITE := 1
 
 INTERPRETER = "$(VENV)/bin/python"
 
-.PHONY: help env workbook test study lab python
+.PHONY: help env workbook test browser study lab python
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -28,6 +28,9 @@ workbook: env  ## run every notebook and write runs/workbook/index.html; SMOKE=1
 test: env  ## ruff, then every test, each notebook in smoke mode among them
 	@$(INTERPRETER) -m ruff check --quiet .
 	@$(INTERPRETER) -m pytest
+
+browser: env  ## notebook 05 in a real JupyterLab, by keyboard; SMOKE=1: in about a minute
+	@$(INTERPRETER) tools/browser_check.py $(if $(filter-out 0,$(SMOKE)),--smoke)
 
 study: env  ## train every entry of the study with its seeds, for hours; goes on where it stopped
 	@$(INTERPRETER) -m detrnb.study

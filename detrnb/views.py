@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
@@ -122,7 +122,7 @@ class Subject:
         # The toy set is stored at its size; a photograph would make a feature map of thousands.
         size = data.eval_size or (data.toy.image_size if data.toy else None)
         transform = EvalTransform(size, data.max_size)
-        return cls(f"run {run.path.name}", run.model, dataset.class_names, dataset, transform)
+        return cls(run.path.name, run.model, dataset.class_names, dataset, transform)
 
     @classmethod
     def from_weights(cls, path: str | Path, variant: str = BASELINE) -> Subject:
@@ -130,8 +130,7 @@ class Subject:
 
         Args:
             path: from the project's folder.
-            variant: what they are loaded into: with `svd_split` DETR's own attention shows in
-                parts.
+            variant: what they are loaded into; `svd_split` shows DETR's own attention in parts.
 
         Raises:
             ValueError: no such file, or other weights.
@@ -142,7 +141,7 @@ class Subject:
         data = config.data
         present = (project_root() / data.path).is_dir()
         return cls(
-            f"weights {Path(path).stem}",
+            Path(path).stem,
             model.place(default_device()).eval(),
             tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]),
             open_split(data, data.val_split) if present else None,
@@ -153,7 +152,7 @@ class Subject:
     def look(self, image: int | str | Path) -> View:
         """Run the model on one image, all attention recorded.
 
-        A view of a COCO image holds about 240 MB of attention, one of the toy set 0.3.
+        A view of a COCO image holds some 200 MB of attention, one of the toy set 0.3 MB.
 
         Args:
             image: its place in `dataset`, or the path of an image file from the project's folder.
@@ -191,7 +190,7 @@ class Subject:
             with Image.open(project_root() / path.expanduser()) as file:
                 # Cameras store how they were held, and nobody annotated boxes here.
                 image = ImageOps.exif_transpose(file).convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
+        except OSError as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from None
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         image, *_ = self.transform(image, *nothing, np.random.default_rng(0))
@@ -236,4 +235,5 @@ def object_shares(view: View, threshold: float) -> pd.DataFrame:
                 for share, expected in zip(row, even.tolist(), strict=True)
             ]
     table = pd.DataFrame(rows, columns=["attention", "layer", "head", "share", "even"])
+    table = table.astype({"layer": int, "head": int, "share": float, "even": float})
     return table[table["share"].notna() & (table["even"] > 0)].reset_index(drop=True)

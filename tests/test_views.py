@@ -34,7 +34,7 @@ def test_a_look_keeps_detections_and_all_attention_of_one_pass(subject, run):
     val = open_split(run.config.data, "val2017")
     assert len(passes) == 1
     assert torch.equal(view.image, val[3][0])
-    assert view.title == f"image {val.image_ids[3]} · run {run.path.name}"
+    assert view.title == f"image {val.image_ids[3]} · {run.path.name}"
     assert view.class_names == val.class_names
     assert view.detections["boxes"].shape == (16, 4) and view.detections["boxes"].max() > 1
     assert view.kinds == {
@@ -56,7 +56,7 @@ def test_an_image_of_ones_own_is_upright_and_as_small_as_the_model_knows(subject
     exif[0x0112] = 6  # held upright: to be turned by a quarter
     photograph.save(tmp_path / "cat.png", exif=exif)
     view = subject.look(tmp_path / "cat.png")
-    assert view.image.shape == (3, 568, 128) and view.title.startswith("cat.png · run ")
+    assert view.image.shape == (3, 568, 128) and view.title.startswith("cat.png · ")
     assert view.image[:, 0, -1].float().mean() > 0
     assert view.grid == (36, 8)
 
@@ -76,7 +76,7 @@ def test_official_weights_see_a_photograph_without_coco(tmp_path, monkeypatch):
     config = Config.preset("coco")
     torch.save({"model": build_detr(config.model).state_dict()}, tmp_path / "detr-r50.pth")
     subject = Subject.from_weights("detr-r50.pth", variant="svd_split")
-    assert subject.name == "weights detr-r50" and subject.class_names[17] == "cat"
+    assert subject.name == "detr-r50" and subject.class_names[17] == "cat"
     assert subject.transform == EvalTransform(800, 1333)
     with pytest.raises(ValueError, match="has no data set here; give the path of an image file"):
         subject.look(0)

@@ -106,6 +106,20 @@ def test_run_workbook_shows_epochs_and_links_its_pages(tmp_path, capsys):
     assert stdout_of(index.with_name("02_second.ipynb")) == "True\n"
 
 
+def test_page_shows_the_picture_of_a_widget(tmp_path):
+    bundle = {
+        "application/vnd.jupyter.widget-view+json": {"model_id": "a", "version_major": 2},
+        "image/png": "iVBORw0KGgo=",
+    }
+    show = f"from IPython.display import display\ndisplay({bundle}, raw=True)"
+    source = write_notebook(tmp_path / "01_first.ipynb", show)
+    run_notebook(source, tmp_path / "out.ipynb", {})
+    workbook.export_html(tmp_path / "out.ipynb", tmp_path / "out.html", tmp_path)
+    page = (tmp_path / "out.html").read_text()
+    assert 'src="data:image/png;base64,iVBORw0KGgo=' in page
+    assert '<script type="application/vnd.jupyter.widget-view+json"' not in page
+
+
 def test_run_workbook_only_keeps_the_other_pages(tmp_path):
     notebooks = tmp_path / "notebooks"
     write_notebook(notebooks / "01_first.ipynb", "1")

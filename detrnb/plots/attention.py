@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.colors import CenteredNorm, LinearSegmentedColormap, Normalize, 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from detrnb.plots.images import _array, _draw_box, _pixels, _show
+from detrnb.plots.images import _array, _draw_box, _pixels, _show, _tag
 from detrnb.plots.style import GREY, INK, OBJECT_COLOURS, STYLE, VARIANT_COLOURS, panels
 
 
@@ -60,7 +60,7 @@ def plot_attention_from_point(
         for box in _array(boxes_xyxy).reshape(-1, 4):
             _draw_box(ax, box, "white", width=0.8, edge=0.6)
         ax.plot(x, y, marker="o", markersize=6, color="#FF2D2D", markeredgecolor="white")
-    _colour_bar(figure, mappable, "part of the attention weight" if signed else "attention weight")
+    _colour_bar(figure, mappable)
     return figure
 
 
@@ -71,11 +71,12 @@ def plot_cross_attention(
     boxes_xyxy: object,
     columns: int = 4,
     *,
+    names: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
     """Where queries look, each beside the box it predicts, map and box in one colour.
 
-    All maps share one scale: black is no attention, a full colour the largest weight of all.
+    All maps share one scale: no colour is no attention, a full one the largest weight of all.
 
     Args:
         image: (H, W, 3) or (3, H, W), uint8.
@@ -83,6 +84,7 @@ def plot_cross_attention(
         boxes_xyxy: (len(maps), 4) in pixels, the box of each map's query; equal boxes get one
             colour.
         columns: maps in a row; the image with all boxes stands to their left.
+        names: what is written on each box there.
 
     Raises:
         ValueError: no maps, maps of several shapes, or another number of boxes.
@@ -94,18 +96,23 @@ def plot_cross_attention(
     figure, (first, *axes) = _bare_axes(picture.shape, len(values), columns, title, with_image=True)
     _show(first, picture)
     norm, _ = _shared_scale(values)
-    distinct = list(dict.fromkeys(map(tuple, boxes)))
+    colours: dict[tuple, str] = {}
     grey = picture.mean(-1)
-    for ax, (name, weights), box in zip(axes, values.items(), boxes, strict=True):
-        colour = OBJECT_COLOURS[distinct.index(tuple(box)) % len(OBJECT_COLOURS)]
-        _show(ax, picture, name)
-        ax.images[0].set(data=grey, cmap="gray", norm=Normalize(0, 500))
-        glow = LinearSegmentedColormap.from_list("", [(*to_rgb(colour), 0), (*to_rgb(colour), 1)])
+    for i, (ax, (name, weights)) in enumerate(zip(axes, values.items(), strict=True)):
+        box = tuple(boxes[i])
+        if box not in colours:
+            colours[box] = OBJECT_COLOURS[len(colours) % len(OBJECT_COLOURS)]
+            _draw_box(first, box, colours[box])
+            if names is not None:
+                _tag(first, picture, box, names[i], colours[box])
+        rgb = to_rgb(colours[box])
+        glow = LinearSegmentedColormap.from_list("", [(*rgb, 0), (*rgb, 1)])
         look = {"norm": norm, "cmap": glow, "extent": _extent(picture)}
+        _show(ax, picture, name)
+        ax.images[0].set(data=grey, cmap="gray", norm=Normalize(0, 450))
         ax.imshow(weights, interpolation="nearest", **look)
-        for place in (first, ax):
-            _draw_box(place, box, colour)
-    _colour_bar(figure, ScalarMappable(norm, "gray"), "attention weight")
+        _draw_box(ax, box, colours[box])
+    _colour_bar(figure, ScalarMappable(norm, "gray"))
     return figure
 
 
@@ -149,7 +156,7 @@ def plot_query_attention(
         if query is not None:
             row = order.index(query)
             _draw_box(ax, np.array([-0.5, row - 0.5, Q - 0.5, row + 0.5]), "white", edge=0.9)
-    _colour_bar(figure, mappable, "attention weight")
+    _colour_bar(figure, mappable)
     return figure
 
 
@@ -217,14 +224,14 @@ def _extent(picture: np.ndarray) -> tuple[float, float, float, float]:
     return -0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5
 
 
-def _colour_bar(figure: Figure, mappable: ScalarMappable, label: str) -> None:
+def _colour_bar(figure: Figure, mappable: ScalarMappable) -> None:
     """Into the margin that `_bare_axes` leaves at the right."""
     width, height = figure.get_size_inches()
     boxes = [ax.get_position() for ax in figure.axes]
     low, high = min(box.y0 for box in boxes), max(box.y1 for box in boxes)
     ax = figure.add_axes((1 - 0.75 / width, low, 0.12 / width, high - low))
     bar = figure.colorbar(mappable, cax=ax)
-    bar.set_label(label, fontsize=8)
+    bar.set_label("attention weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
 
