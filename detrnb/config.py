@@ -205,7 +205,7 @@ class TrainConfig(_Section):
     warmup: Share = 0.0  # share of all steps in which the rate rises linearly to its peak
     clip_max_norm: Weight = 0.1  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    cache_features: bool = False  # compute the frozen backbone's features once
+    cache_features: bool = False  # of a frozen backbone: computed once, kept in runs/features
     init_from: str | None = (
         None  # weights to start from: checkpoint or run, from the project's folder
     )

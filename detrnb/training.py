@@ -1,5 +1,6 @@
 """A run while it trains: data, model and optimizer, and the run folder they are written to."""
 
+import hashlib
 import math
 import os
 import shutil
@@ -67,7 +68,10 @@ class Training:
         model = self._build(state)
         self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.train.cache_features:
-            datasets = [compute_features(d, self._encoder(model)) for d in datasets]
+            datasets = [
+                compute_features(d, self._encoder(model), kept=self._features_path(d, model))
+                for d in datasets
+            ]
         self.train_set = datasets[0]
         self.criterion = build_criterion(config.model).to(self.accelerator.device)
         self.model, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
@@ -147,6 +151,24 @@ class Training:
             )
             for dataset, seed in zip(datasets, (train.seed, None), strict=True)
         ]
+
+    def _features_path(self, dataset: CocoDataset, model: DETR) -> Path:
+        """Where features are kept for other runs: named after all that they depend on."""
+        digest = hashlib.sha256()
+        for name, tensor in model.backbone[0].state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        made_by = (
+            fingerprint(dataset.annotations),
+            dataset.image_stamp(),
+            self.config.model.model_dump(include={"backbone", "stride", "dilation"}),
+            self.accelerator.mixed_precision,
+            device_name(self.accelerator.device),
+            torch.__version__,
+        )
+        digest.update(repr(made_by).encode())
+        name = f"{dataset.annotations.stem}-{digest.hexdigest()[:16]}.pt"
+        return project_root() / "runs" / "features" / name
 
     def _encoder(self, model: DETR) -> Callable[[Tensor, Tensor], Tensor]:
         """What turns images into features once and for all."""

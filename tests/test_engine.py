@@ -348,3 +348,18 @@ def test_sampler_order_depends_on_seed_and_epoch_alone():
     assert list(sampler) == first != second
     assert sorted(first) == sorted(second) == list(range(10))
     assert list(EpochSampler(10, seed=2)) != first
+
+
+def test_features_are_kept_for_other_runs_until_an_image_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = ({"epochs": 1, "seed": seed} for seed in (0, 1))
+    first = fit(tiny(**one))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs/features").iterdir()}
+    assert len(kept) == 2  # of the training and of the validation split
+    fit(tiny(**other))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((tmp_path / "runs/features").iterdir())) == 2
+    image = next((tmp_path / first.config.data.path / "val2017").iterdir())
+    os.utime(image, (1, 1))
+    fit(tiny(epochs=1, seed=2))
+    assert len(list((tmp_path / "runs/features").iterdir())) == 3

@@ -43,6 +43,26 @@ def test_cached_features_equal_those_of_the_images(config):
     torch.testing.assert_close(through, direct, atol=1e-4, rtol=1e-4)
 
 
+def test_kept_features_are_those_computed_and_the_backbone_rests(config, tmp_path):
+    val, kept = open_split(config.data, "val2017"), tmp_path / "new" / "val.pt"
+
+    def encode(images, padding_mask):
+        return images[:, :2, ::16, ::16].to(torch.bfloat16)
+
+    def never(images, padding_mask):
+        raise AssertionError("computed again")
+
+    first = compute_features(val, encode, batch_size=2, kept=kept)
+    again = compute_features(val, never, kept=kept)
+    assert torch.equal(again.features, first.features) and len(again) == len(first) == 5
+    for ours, theirs in zip(again.targets, first.targets, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            same = torch.equal(ours[key], value) if torch.is_tensor(value) else ours[key] == value
+            assert same, key
+    assert [path.name for path in kept.parent.iterdir()] == ["val.pt"]
+
+
 def test_features_of_images_of_two_sizes_are_refused(config):
     val = open_split(config.data, "val2017")
     transform, heights = val.transform, itertools.cycle([128, 100])

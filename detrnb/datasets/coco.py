@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,14 @@ class CocoDataset(Dataset):
         self._boxes = table[:, 2:].astype(np.float32)
         self._labels = table[:, 1].astype(np.int64)
         self._offsets = np.searchsorted(table[:, 0], np.arange(len(self.image_ids) + 1))
+
+    def image_stamp(self) -> str:
+        """Names, sizes and times of change of all image files, as one hash."""
+        digest = hashlib.sha256()
+        for name in self._file_names:
+            file = os.stat(self.images / name.decode())
+            digest.update(b"%s %d %d\n" % (name, file.st_size, file.st_mtime_ns))
+        return digest.hexdigest()
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, on which the augmentation depends; workers see it too."""

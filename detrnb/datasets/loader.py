@@ -1,6 +1,8 @@
 """Batches: in an order that only seed and epoch decide, of images or of features computed once."""
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from detrnb.bar import Bar
 from detrnb.datasets.coco import CocoDataset, Target, collate
 from detrnb.runs import cpu_count
 
+_TENSORS = ("boxes", "labels")  # of a target; the rest of it are plain numbers
 Batch = tuple[Tensor, Tensor, list[Target]]
 
 
@@ -61,16 +64,22 @@ def collate_features(batch: list[tuple[Tensor, Target]]) -> Batch:
 
 
 def compute_features(
-    source: CocoDataset, encode: Callable[[Tensor, Tensor], Tensor], batch_size: int = 32
+    source: CocoDataset,
+    encode: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int = 32,
+    kept: Path | None = None,
 ) -> FeatureDataset:
     """Run the backbone once over a data set.
 
     Args:
         encode: images (B, 3, H, W) uint8 and padding mask (B, H, W) to features (B, C, h, w).
+        kept: file that holds the features for the next time; taken from it where it exists.
 
     Raises:
         ValueError: images differ in size, so that features would depend on the batch's padding.
     """
+    if kept is not None and kept.exists():
+        return FeatureDataset(source, *_read_features(kept))
     features, targets, sizes = [], [], set()
     with Bar(len(source), f"features of {source.annotations.stem}") as bar:
         for images, padding_mask, batch_targets in make_loader(source, batch_size, num_workers=0):
@@ -84,7 +93,34 @@ def compute_features(
             features.append(encode(images, padding_mask).cpu())
             targets.extend(batch_targets)
             bar.update(len(batch_targets))
+    if kept is not None:
+        _write_features(kept, torch.cat(features), targets)
     return FeatureDataset(source, torch.cat(features), targets)
+
+
+def _write_features(path: Path, features: Tensor, targets: list[Target]) -> None:
+    """Keep features and targets in one file, wholly or not at all.
+
+    Boxes and labels of all images are joined: a file of thousands of small tensors is slow.
+    """
+    joined = {name: torch.cat([target[name] for target in targets]) for name in _TENSORS}
+    rest = [{k: v for k, v in target.items() if k not in _TENSORS} for target in targets]
+    counts = [len(target["labels"]) for target in targets]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.tmp")  # several processes may write the same
+    torch.save({"features": features, "rest": rest, "counts": counts, **joined}, beside)
+    os.replace(beside, path)
+
+
+def _read_features(path: Path) -> tuple[Tensor, list[Target]]:
+    """What `_write_features` kept."""
+    content = torch.load(path, weights_only=True)
+    columns = [content[name].split(content["counts"]) for name in _TENSORS]
+    targets = [
+        {**rest, **dict(zip(_TENSORS, row, strict=True))}
+        for rest, *row in zip(content["rest"], *columns, strict=True)
+    ]
+    return content["features"], targets
 
 
 def make_loader(
