@@ -300,7 +300,7 @@ def test_style_of_the_notebook_is_left_as_it_was():
 
 def test_scaling_draws_infinite_values_on_top_and_skips_missing_ones():
     table = pd.DataFrame(
-        {"svd_split, exact": [1.0, 2.0, np.inf], "detr": [3.0, np.nan, 5.0]}, index=[64, 256, 1024]
+        {"svd_split, exact": [1.0, 2.0, np.inf], "detr": [3.0, 0.0, 5.0]}, index=[64, 256, 1024]
     )
     figure = plots.plot_scaling({"Norm": table, "MiB": table}, "positions")
     ax = figure.axes[0]

@@ -56,7 +56,7 @@ def plot_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
 
 @STYLE
 def plot_scaling(charts: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
-    """How measured values grow, on logarithmic axes; a value that is not finite stands on top.
+    """How measured values grow, on logarithmic axes; infinite ones stand on top, 0 is left out.
 
     Args:
         charts: By title with its unit, a table: index on the x axis, one line a column. A column's
@@ -64,7 +64,7 @@ def plot_scaling(charts: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
     """
     figure, axes = panels(1, len(charts), width=4.6 * len(charts), height=3.4)
     for ax, (title, table) in zip(axes[0], charts.items(), strict=True):
-        finite = table.where(np.isfinite(table))
+        finite = table.where(np.isfinite(table) & (table > 0))
         for i, column in enumerate(table):
             name = re.match(r"[\w+]*", str(column))[0]
             look = {
