@@ -22,7 +22,7 @@ env:  ## the Python environment, in .venv or VENV=elsewhere; the others make it 
 	  else 'detrnb needs Python 3.11 or newer, $(PYTHON) is %d.%d.%d; name a newer one: make env PYTHON=python3.12' % v)"
 	@"$(PYTHON)" tools/environment.py "$(VENV)"
 
-workbook: env  ## run every notebook and write runs/workbook/index.html; SMOKE=1: in about a minute
+workbook: env  ## run every notebook and write runs/workbook/index.html; SMOKE=1: in 2 to 3 minutes
 	@$(INTERPRETER) -m detrnb.workbook $(if $(filter-out 0,$(SMOKE)),--smoke)
 
 test: env  ## ruff, then every test, each notebook in smoke mode among them
