@@ -99,7 +99,10 @@ def test_a_control_changes_the_picture_and_runs_nothing(
         assert drawn[0, 0] == maps[(first := next(iter(explorer.view.found(0)))), first]
 
 
-def test_another_image_runs_the_model_once(explorer, passes):
+def test_the_first_and_another_image_run_the_model_once(explorer, passes):
+    AttentionExplorer(explorer.subject, 2)
+    assert passes == [1]
+    passes.clear()
     before = explorer.picture.value
     explorer.image.value = 0
     assert explorer.figure.get_suptitle().startswith("image 1 ") and passes == [1]

@@ -33,11 +33,12 @@ async function main() {
   if (!ran) throw new Error(`not every cell ran: ${errors}`);
   console.log(`ran ${ran} code cells`);
 
-  await page.evaluate(
-    (i) => jupyterapp.shell.currentWidget.content.scrollToItem(i, "start"),
-    explorer,
-  );
   const picture = page.locator(".widget-image");
+  const scroll = `jupyterapp.shell.currentWidget.content.scrollToItem(${explorer}, "start")`;
+  for (let i = 0; i < 20 && !(await picture.count()); i++) {
+    await page.evaluate(scroll); // cells out of sight have no outputs in the page
+    await page.waitForTimeout(500);
+  }
   await picture.waitFor();
 
   // By Tab from the text field, as somebody without a mouse would.
@@ -72,6 +73,7 @@ async function main() {
     const command = { theme: `JupyterLab ${theme}` };
     await page.evaluate((x) => jupyterapp.commands.execute("apputils:change-theme", x), command);
     await page.waitForTimeout(1500); // fonts and style sheets of the other theme
+    await picture.scrollIntoViewIfNeeded();
     await page.screenshot({ path: `${folder}/${theme.toLowerCase()}.png` });
   }
   await browser.close();

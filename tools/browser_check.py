@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -69,7 +68,7 @@ def find_playwright() -> Path:
     Raises:
         CannotInstall: npm cannot bring it.
     """
-    folder = Path(sys.prefix) / "browser"
+    folder = Path(sys.prefix) / PLAYWRIGHT.replace("@", "-")
     if not (folder / "node_modules" / "playwright-core").is_dir():
         folder.mkdir(exist_ok=True)
         command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, PLAYWRIGHT]
@@ -120,9 +119,7 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     command += [f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"]
     log = folder / "jupyter" / "log.txt"
     with log.open("w") as file:
-        lab = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True
-        )
+        lab = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
     try:
         for _ in range(START_SECONDS * 5):
             try:
@@ -136,7 +133,7 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
             raise RuntimeError(f"no JupyterLab after {START_SECONDS} s: {log.read_text()[-1000:]}")
         yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{NOTEBOOK}?token={token}&reset"
     finally:
-        os.killpg(lab.pid, signal.SIGTERM)  # its kernels too
+        lab.terminate()  # it ends its kernels
         lab.wait()
 
 
