@@ -5,9 +5,23 @@ Everything takes run folders, log files of any DETR-family code, or what `fit` g
 
 from detrnb.compare.audit import Audit, Difference, audit
 from detrnb.compare.findings import Finding
-from detrnb.compare.records import Record, entries, read_record, read_records
+from detrnb.compare.records import (
+    Record,
+    arrange,
+    entries,
+    find_records,
+    read_record,
+    read_records,
+)
 from detrnb.compare.statistics import detectable_difference, judge, power, seeds_needed
-from detrnb.compare.table import differences, direction, summary, tidy
+from detrnb.compare.table import (
+    by_epoch,
+    differences,
+    direction,
+    paired_by_epoch,
+    summary,
+    tidy,
+)
 from detrnb.compare.verdicts import Verdicts, verdicts
 
 __all__ = [
@@ -16,12 +30,16 @@ __all__ = [
     "Finding",
     "Record",
     "Verdicts",
+    "arrange",
     "audit",
+    "by_epoch",
     "detectable_difference",
     "differences",
     "direction",
     "entries",
+    "find_records",
     "judge",
+    "paired_by_epoch",
     "power",
     "read_record",
     "read_records",
