@@ -1,10 +1,12 @@
-"""Runs side by side: tidy tables, an audit of what they were, verdicts over seeds; no torch here.
+"""Runs side by side: tidy tables, an audit of what they were, verdicts, decisions; no torch here.
 
 Everything takes run folders, log files of any DETR-family code, or what `fit` gives.
 """
 
 from detrnb.compare.audit import Audit, Difference, audit
+from detrnb.compare.decisions import decisions
 from detrnb.compare.findings import Finding
+from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
 from detrnb.compare.records import (
     Record,
     arrange,
@@ -33,11 +35,15 @@ __all__ = [
     "arrange",
     "audit",
     "by_epoch",
+    "coco_plan",
+    "decisions",
     "detectable_difference",
     "differences",
     "direction",
     "entries",
+    "epoch_zero",
     "find_records",
+    "journal_page",
     "judge",
     "paired_by_epoch",
     "power",
