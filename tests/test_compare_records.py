@@ -6,7 +6,7 @@ import shutil
 import pytest
 from runs_on_disk import JOURNAL, STUDY, write_run
 
-from detrnb.compare import entries, read_record, read_records
+from detrnb.compare import arrange, entries, find_records, read_record, read_records
 from detrnb.logs import read_log
 
 
@@ -28,6 +28,37 @@ def test_log_file_lines_and_opened_runs_are_read_too():
         path = STUDY / "detr-s1"
 
     assert read_record(Run()).seed == 1
+
+
+def test_runs_are_arranged_baseline_first_then_by_how_many_there_are(tmp_path):
+    paths = [
+        write_run(tmp_path, entry, seed, 0.3, settings={"model.num_queries": queries})
+        for queries, (entry, seeds) in enumerate((("a", 1), ("b+c", 2), ("detr", 1), ("c", 2)), 9)
+        for seed in range(seeds)
+    ]
+    names = [record.name for record in arrange(read_records(paths))]
+    assert names == ["detr-s0", "c-s0", "c-s1", "b+c-s0", "b+c-s1", "a-s0"]
+    assert arrange(read_records(paths), baseline="a")[0].name == "a-s0"
+    assert arrange(read_records(JOURNAL[::-1]))[0].name == "adaptive_res_epoch0"
+    assert arrange([]) == []
+
+
+def test_paths_and_wildcards_find_runs_from_a_root_each_once(tmp_path):
+    for entry in ("b", "a"):
+        write_run(tmp_path / "runs", entry, 0, 0.3)
+    (tmp_path / "runs" / "smoke_figures").mkdir()
+    (tmp_path / "runs" / "01.ipynb").write_text("{\n}\n")
+    records, left_out = find_records(["runs/b-s0", "runs/*", str(JOURNAL[0])], tmp_path)
+    assert [record.name for record in records] == ["b-s0", "a-s0", "detr_epoch0"]
+    assert set(left_out) == {"runs/01.ipynb", "runs/smoke_figures"}
+    assert left_out["runs/01.ipynb"].startswith("runs/01.ipynb, line 1: not JSON")
+    assert find_records("runs/a*/log.txt", tmp_path)[0][0].name == "a-s0"
+
+
+def test_wildcards_may_find_nothing_but_a_named_path_must_be_there(tmp_path):
+    assert find_records("*", tmp_path) == ([], {})
+    with pytest.raises(ValueError, match="no log at .*typo"):
+        find_records(["typo"], tmp_path)
 
 
 def test_log_without_settings_has_no_seed_and_misses_nothing():

@@ -5,7 +5,15 @@ import math
 import pytest
 from runs_on_disk import JOURNAL, STUDY, write_run
 
-from detrnb.compare import differences, direction, read_record, summary, tidy
+from detrnb.compare import (
+    by_epoch,
+    differences,
+    direction,
+    paired_by_epoch,
+    read_record,
+    summary,
+    tidy,
+)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +149,29 @@ def test_test_result_of_an_earlier_epoch_does_not_count(tmp_path):
         log.read_text() + log.read_text().splitlines()[-1].replace('"epoch": 2', '"epoch": 3')
     )
     assert math.isnan(summary([path])["test_AP"].item())
+
+
+def test_a_column_by_epoch_and_seed():
+    found = by_epoch([*sorted(STUDY.iterdir()), JOURNAL[0]], "test_loss")
+    assert list(found) == ["detr", "encoder0", "encoder1"]  # a log without a seed is left out
+    assert found["detr"].shape == (6, 3) and found["detr"].columns.tolist() == [0, 1, 2]
+    assert found["detr"].loc[2, 1] == read_record(STUDY / "detr-s1").lines[2]["test_loss"]
+    assert by_epoch([STUDY / "detr-s0"], "no such column") == {}
+
+
+def test_differences_by_epoch_are_of_runs_of_equal_seed(tmp_path):
+    settings = {"model.num_queries": 17}
+    paths = [
+        write_run(tmp_path, "detr", 0, 0.3),
+        write_run(tmp_path, "detr", 1, 0.4),
+        write_run(tmp_path, "other", 1, 0.45, settings=settings),
+        write_run(tmp_path, "other", 2, 0.9, settings=settings),
+        write_run(tmp_path, "alone", 2, 0.9, settings={"model.num_queries": 18}),
+    ]
+    found = paired_by_epoch(paths, "AP")
+    assert list(found) == ["other"]
+    assert found["other"].columns.tolist() == [1]
+    assert found["other"][1].tolist() == pytest.approx([0.05, 0.05])
+    assert list(paired_by_epoch(paths, "AP", baseline="alone")) == ["other"]
+    assert paired_by_epoch(paths, "AP", baseline="none") == {}
+    assert paired_by_epoch([JOURNAL[0]], "AP") == {}

@@ -114,6 +114,14 @@ def test_command_line_judges_a_study(capsys, tmp_path):
     assert max(map(len, printed.splitlines())) <= 100
 
 
+def test_command_line_begins_with_the_baseline_and_keeps_the_order_of_two(capsys):
+    runs = [str(STUDY / f"{entry}-s0") for entry in ("encoder0", "encoder1", "detr")]
+    assert main(runs) == 0
+    assert "Audit of detr-s0 against each other run" in capsys.readouterr().out
+    assert main(runs[1:]) == 0
+    assert "Audit of encoder1-s0 and detr-s0" in capsys.readouterr().out
+
+
 def test_command_line_goes_on_without_verdicts_while_a_study_runs(capsys, tmp_path):
     paths = write_study(tmp_path, {"detr": 0.0}, seeds=2)
     paths.append(

@@ -136,24 +136,35 @@ def test_setup_cell_adds_only_declared_packages():
     assert set(names) <= declared - {"torch", "torchvision"}
 
 
+@each_notebook
+def test_a_clone_is_of_this_repository_and_version(source):
+    code = "\n".join(cell.source for cell in cells_of(source, "code"))
+    for line in re.findall("git clone.*", code):
+        assert f" --branch {TAG} {ADDRESS} " in line, line
+
+
 def test_contributing_shows_setup_cell_and_badge():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert SETUP in text
     assert badge(Path("01_detr.ipynb")) in text
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """A project folder that shares only the data with the real one.
-
-    So a run left by an earlier session is never resumed in place of running, and notebooks that
-    read another's run find it, as they do for a user.
-    """
-    root = tmp_path_factory.mktemp("checkout")
+def make_checkout(root: Path) -> Path:
+    """A project folder that shares only the data with the real one."""
     shutil.copy(ROOT / "pyproject.toml", root)
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     (root / "data").symlink_to(ROOT / "data", target_is_directory=True)
     return root
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """One for all notebooks.
+
+    So a run left by an earlier session is never resumed in place of running, and notebooks that
+    read another's run find it, as they do for a user.
+    """
+    return make_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 @each_notebook
@@ -186,3 +197,15 @@ def test_readmes_loop_over_seeds_runs_as_written(checkout):
     assert done.returncode == 0, done.stderr[-2000:]
     assert (checkout / "runs" / "01_seed5.ipynb").exists()
     assert list((checkout / "runs").glob("smoke-detr-s5-*/last.pt"))
+
+
+def test_comparison_takes_any_runs_with_no_edit(tmp_path):
+    root = make_checkout(tmp_path)
+    output = root / "executed.ipynb"
+    runs = ["data/journal/*.jsonl", "data/study/encoder_depth/detr-s0"]
+    run_notebook(root / "notebooks" / "07_compare_runs.ipynb", output, {"runs": runs})
+    executed = output.read_text()
+    assert "No verdicts: verdicts need two entries" in executed
+    assert (root / "figures" / "07_curves.png").exists()
+    numbers = (root / "runs" / "compare" / "numbers.csv").read_text()
+    assert "\nadaptive_res_epoch0,0,val,AP," in numbers

@@ -52,6 +52,32 @@ def test_seed_curves_take_logs_without_evaluation():
     assert [len(ax.lines) for ax in figure.axes] == [1, 0, 0]
 
 
+def test_paired_curves_show_pairs_their_mean_and_its_interval():
+    pairs = pd.DataFrame({seed: [0.0, 0.01 * seed] for seed in range(5)})
+    short = pd.DataFrame({0: [0.1], 1: [0.3]})
+    figure = plots.plot_paired_curves({"svd_split": pairs, "adaptive_res": short}, "AP")
+    left, right = figure.axes
+    zero, *runs, mean = left.lines
+    assert [run.get_ydata().tolist() for run in runs] == pairs.T.to_numpy().tolist()
+    assert mean.get_ydata() == pytest.approx([0.0, 0.02])
+    assert mean.get_color() == VARIANT_COLOURS["svd_split"]
+    band = left.collections[0].get_paths()[0].vertices
+    reach = 2.776445 * 0.01 * 2.5**0.5 / 5**0.5  # t of four degrees of freedom
+    assert band[:, 1].max() == pytest.approx(0.02 + reach)
+    assert left.get_ylim() == right.get_ylim() and left.get_ylim()[1] > 0.3
+    assert not right.collections  # two seeds are too few to judge
+    assert right.get_title(loc="left") == "adaptive_res\nseeds: 2"
+
+
+def test_paired_curves_of_one_seed_and_of_unequal_length():
+    single = pd.DataFrame({4: [0.1, 0.2]})
+    ragged = pd.DataFrame({seed: [0.1, 0.2] for seed in range(5)})
+    ragged.loc[1, 0] = np.nan  # one run is not finished
+    figure = plots.plot_paired_curves({str(i): t for i, t in enumerate([single, ragged] * 2)}, "AP")
+    assert [len(ax.collections) for ax in figure.axes[:2]] == [0, 1]
+    assert [ax.get_visible() for ax in figure.axes] == [True] * 4 + [False] * 2
+
+
 def test_forest_shows_differences_intervals_and_what_could_be_seen():
     table = judge(values(), "detr")
     figure = plots.plot_forest(table, "AP on test2017")

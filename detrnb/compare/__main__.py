@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from detrnb.compare.records import read_records
+from detrnb.compare.records import arrange, read_records
 from detrnb.compare.report import report
 
 
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or log file")
     try:
-        print(report(read_records(parser.parse_args(argv).runs)))
+        records = read_records(parser.parse_args(argv).runs)
+        # Two are audited in the order given.
+        print(report(arrange(records) if len(records) > 2 else records))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """What runs left behind, in one form whatever it is: run folders, log files, lines."""
 
+import glob
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Protocol
 import pandas as pd
 
 from detrnb.logs import log_table, read_log
+from detrnb.registry import BASELINE
 from detrnb.runs import RunFolder, config_differences
 
 _RUN_NAME = re.compile(r"(?P<entry>.+?)-s\d+(-[0-9a-f]{8})?( \(\d+\))?")
@@ -120,6 +122,34 @@ def read_records(sources: Iterable[Source]) -> list[Record]:
     return records
 
 
+def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record], dict[str, str]]:
+    """Read the runs that paths and wildcards name, each once, a wildcard's in order of their names.
+
+    Args:
+        patterns: run folders and log files; relative ones start from `root`. A string is one.
+
+    Returns:
+        The runs, none where wildcards match nothing; and by path what wildcards matched besides,
+        with the reason why it is left out.
+
+    Raises:
+        ValueError: a path without wildcards cannot be read, as for `read_record`.
+    """
+    found: dict[Path, Record] = {}
+    left_out: dict[str, str] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        named = root / pattern
+        if named.exists() or not set(pattern) & set("*?["):
+            found[named.resolve()] = read_record(named)
+            continue
+        for match in sorted(glob.glob(pattern, root_dir=root, recursive=True)):
+            try:
+                found[(root / match).resolve()] = read_record(root / match)
+            except ValueError as error:
+                left_out[match] = str(error).replace(f"{root}{os.sep}", "")
+    return read_records(found.values()) if found else [], left_out
+
+
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Runs by study entry: those whose settings differ in nothing but the seed.
 
@@ -137,6 +167,24 @@ def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
         for label, same in alike.items()
         for group in same
     }
+
+
+def baseline_of(labels: Iterable[str]) -> str:
+    """The entry that others are compared with where none is named: `detr`, or the first."""
+    labels = list(labels)
+    return BASELINE if BASELINE in labels else labels[0]
+
+
+def arrange(records: Sequence[Record], baseline: str | None = None) -> list[Record]:
+    """Runs by entry: the baseline's, entries of more runs before those of fewer, joined ones last.
+
+    Args:
+        baseline: label of an entry; as from `baseline_of` unless given.
+    """
+    groups = entries(records)
+    first = baseline or (baseline_of(groups) if groups else "")
+    labels = sorted(groups, key=lambda x: (x != first, -len(groups[x]), x.count("+")))
+    return [record for label in labels for record in groups[label]]
 
 
 def _settings_of(record: Record) -> str:

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from detrnb.compare.records import Record, Source, entries, read_record, read_records
+from detrnb.compare.records import (
+    Record,
+    Source,
+    baseline_of,
+    entries,
+    read_record,
+    read_records,
+)
 from detrnb.logs import COCO_METRICS
 
 # The log's `test_` keys are of the split that is watched while training.
@@ -119,6 +126,40 @@ def differences(first: Source, second: Source) -> pd.DataFrame:
     gain = table["difference"] * table.index.get_level_values("metric").map(direction)
     table["better"] = np.select([gain > 0, gain < 0], ["second", "first"], "")
     return table
+
+
+def by_epoch(sources: Iterable[Source], column: str) -> dict[str, pd.DataFrame]:
+    """A column of the logs by entry: epochs as rows, seeds as columns.
+
+    Left out are runs whose seed is not known or that did not log it.
+    """
+    tables = {}
+    for label, group in entries(read_records(sources)).items():
+        runs = {r.seed: r.log[column] for r in group if r.seed is not None and column in r.log}
+        if runs:
+            table = pd.DataFrame(runs).astype(float).sort_index(axis="columns")
+            tables[label] = table.rename_axis(columns="seed")
+    return tables
+
+
+def paired_by_epoch(
+    sources: Iterable[Source], column: str, baseline: str | None = None
+) -> dict[str, pd.DataFrame]:
+    """As `by_epoch`, of each other entry its difference from the baseline's run of equal seed.
+
+    Left out are entries that share no seed with the baseline.
+
+    Args:
+        baseline: label of an entry; as for `verdicts` unless given.
+    """
+    tables = by_epoch(sources, column)
+    reference = tables.pop(baseline or baseline_of(tables), None) if tables else None
+    if reference is None:
+        return {}
+    pairs = {
+        label: (table - reference).dropna(axis=1, how="all") for label, table in tables.items()
+    }
+    return {label: table.dropna(how="all") for label, table in pairs.items() if not table.empty}
 
 
 def last_common_epoch(first: Record, second: Record) -> int:

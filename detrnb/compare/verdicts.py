@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 
 from detrnb.compare.audit import audit
-from detrnb.compare.records import Record, Source, entries, read_records
+from detrnb.compare.records import Record, Source, baseline_of, entries, read_records
 from detrnb.compare.statistics import FEWEST_SEEDS, judge
 from detrnb.compare.table import summary
-from detrnb.registry import BASELINE
 
 ALIKE = 0.05  # times and memory nearer than this count as equal
 
@@ -62,8 +61,7 @@ def verdicts(sources: Iterable[Source], baseline: str | None = None) -> Verdicts
             "verdicts need two entries with a finished run of known seed each, found"
             f" {', '.join(groups) or 'none'}; left out: {left_out or 'none'}"
         )
-    if baseline is None:
-        baseline = BASELINE if BASELINE in groups else next(iter(groups))
+    baseline = baseline or baseline_of(groups)
     runs = summary([record for group in groups.values() for record in group])
     twice = runs[runs.duplicated(["entry", "seed"])]
     if len(twice):

@@ -20,7 +20,12 @@ from detrnb.plots.charts import (
     plot_scaling,
 )
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
-from detrnb.plots.studies import plot_cost, plot_forest, plot_seed_curves
+from detrnb.plots.studies import (
+    plot_cost,
+    plot_forest,
+    plot_paired_curves,
+    plot_seed_curves,
+)
 from detrnb.plots.style import variant_colour
 
 __all__ = [
@@ -36,6 +41,7 @@ __all__ = [
     "plot_layer_weights",
     "plot_loss_parts",
     "plot_matching",
+    "plot_paired_curves",
     "plot_per_class",
     "plot_query_attention",
     "plot_scaling",

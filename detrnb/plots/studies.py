@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from detrnb.compare.statistics import FEWEST_SEEDS, paired_test
 from detrnb.plots.style import INK, STYLE, colours_of_labels, panels
 
 
@@ -19,20 +20,20 @@ def plot_seed_curves(logs: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """Loss, AP and AP50 on the validation split by epoch: means over seeds, bands of ± one SD.
 
     Args:
-        logs: By entry, the tables of ``logs.log_table`` of its runs. An epoch that not all of them
-            logged has the mean of those that did.
+        logs: By entry, the tables of ``logs.log_table`` of its runs; the first is drawn on top. An
+            epoch that not all of them logged has the mean of those that did.
     """
     figure, axes = panels(1, 3, width=10.0, height=3.0)
     colours = colours_of_labels(logs)
     titles = {"test_loss": "Validation loss", "AP": "AP (IoU 0.50 to 0.95)", "AP50": "AP50"}
     for ax, (key, title) in zip(axes[0], titles.items(), strict=True):
-        for entry, runs in logs.items():
+        for i, (entry, runs) in enumerate(logs.items()):
             found = [run[key] for run in runs if key in run]
             if not found:
                 continue
             values = pd.concat(found, axis=1).astype(float)
             mean, spread = values.mean(axis=1), values.std(axis=1).fillna(0.0)
-            look = {"color": colours[entry]}
+            look = {"color": colours[entry], "zorder": 3 - i / len(logs)}
             ax.fill_between(mean.index, mean - spread, mean + spread, alpha=0.2, lw=0, **look)
             ax.plot(mean.index, mean, markersize=3, marker="o", markevery=_every(mean), **look)
         ax.set_title(title, loc="left")
@@ -43,6 +44,43 @@ def plot_seed_curves(logs: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
         for entry, runs in logs.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+@STYLE
+def plot_paired_curves(differences: Mapping[str, pd.DataFrame], metric: str) -> Figure:
+    """Differences from the baseline by epoch: one panel an entry, a thin line each pair of runs.
+
+    The thick line is their mean; the band, where there are enough seeds to judge, its 95 %
+    interval, each epoch by itself.
+
+    Args:
+        differences: By entry, epochs as rows and seeds as columns, as from
+            ``compare.paired_by_epoch``.
+        metric: For the axis, such as ``validation AP``.
+    """
+    columns = min(3, len(differences))
+    rows = -(-len(differences) // columns)
+    figure, axes = panels(rows, columns, width=3.0 * columns + 0.6, height=2.3 * rows + 0.3)
+    colours = colours_of_labels(differences)
+    for ax, (entry, table) in zip(axes.flat, differences.items(), strict=False):
+        look = {"color": colours[entry]}
+        pairs = table.dropna()  # epochs that every pair has
+        ax.axhline(0, color=INK, linewidth=1)
+        ax.plot(table, linewidth=0.7, alpha=0.45, **look)
+        if table.shape[1] >= FEWEST_SEEDS and len(pairs):
+            test = paired_test(pairs.to_numpy())
+            ax.fill_between(pairs.index, test.low, test.high, alpha=0.2, lw=0, **look)
+        ax.plot(table.mean(axis="columns"), linewidth=2, **look)
+        ax.set_title(f"{entry}\nseeds: {table.shape[1]}", loc="left", fontsize=9)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    for ax in axes.flat[len(differences) :]:
+        ax.set_visible(False)
+    limits = [ax.get_ylim() for ax in axes.flat[: len(differences)]]
+    for ax in axes.flat:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel(f"{metric}, minus the baseline's", fontsize=9)
     return figure
 
 
