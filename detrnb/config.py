@@ -281,6 +281,15 @@ class Config(_Section):
         except ValidationError as error:
             raise ValueError("\n".join(_explain(e) for e in error.errors())) from None
 
+    @classmethod
+    def completed(cls, settings: Mapping[str, object]) -> dict:
+        """A config.json's settings with the defaults of those that its version did not have yet.
+
+        Raises:
+            ValueError: as for `preset`.
+        """
+        return cls.from_dict(settings).model_dump(mode="json")
+
 
 def _place(settings: dict, dotted: str, value: object) -> None:
     """Put a value at its dotted place, making sections as needed."""

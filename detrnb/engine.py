@@ -85,7 +85,7 @@ def _open_folder(folder: RunFolder, config: Config, resume: str) -> dict | None:
     """Make the run folder or see that it is this config's; the checkpoint to go on from, if any."""
     settings = config.model_dump(mode="json")
     if folder.config_path.exists():
-        differing = config_differences(folder.read_config(), settings)
+        differing = config_differences(Config.completed(folder.read_config()), settings)
         if differing:
             changes = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
             raise ValueError(
@@ -131,8 +131,9 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
         ValueError: the folder holds another config's run, or the data cannot be read.
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
-    settings = config.model_dump(mode="json")
-    name = name or run_name(config.preset_name, config.model.variant, config.train.seed, settings)
+    # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
+    stated = config.model_dump(mode="json", exclude_defaults=True)
+    name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
     folder = RunFolder(project_root() / "runs" / name)
     state = _open_folder(folder, config, resume)
     if _epochs(folder) < config.train.epochs:

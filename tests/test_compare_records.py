@@ -105,6 +105,15 @@ def test_entries_hold_runs_that_differ_in_the_seed_only():
     assert [record.seed for record in groups["encoder1"]] == [0, 1, 2]
 
 
+def test_runs_before_and_after_a_setting_was_added_are_of_one_entry(tmp_path):
+    for seed in (0, 1):
+        shutil.copytree(STUDY / f"detr-s{seed}", tmp_path / f"detr-s{seed}")
+    settings = json.loads((tmp_path / "detr-s0" / "config.json").read_text())
+    del settings["train"]["precision"]
+    (tmp_path / "detr-s0" / "config.json").write_text(json.dumps(settings))
+    assert [len(group) for group in entries(read_records(tmp_path.iterdir())).values()] == [2]
+
+
 def test_entries_of_one_name_are_told_apart_by_their_settings(tmp_path):
     paths = [
         write_run(tmp_path / folder, "toy-detr", seed, 0.3, settings={"train.lr": rate})

@@ -1,5 +1,6 @@
 """Runs: determinism, resuming, refusal, divergence, and what lies in the folder."""
 
+import json
 import math
 import os
 import shutil
@@ -171,6 +172,18 @@ def test_name_says_preset_variant_seed_and_config(monkeypatch):
     path = fit(tiny())
     assert path.name.startswith("smoke-detr-s0-")
     assert fit(tiny(lr=1e-3)) != path
+
+
+def test_run_of_a_version_with_fewer_settings_is_the_same_run(monkeypatch):
+    monkeypatch.setattr("detrnb.engine._train", lambda config, folder, state: folder)
+    monkeypatch.setattr("detrnb.engine.load_run", lambda path: path)
+    path = fit(tiny(clip_max_norm=0.1))  # the default
+    settings = json.loads((path / "config.json").read_text())
+    del settings["train"]["clip_max_norm"]
+    (path / "config.json").write_text(json.dumps(settings))
+    assert fit(tiny()) == path
+    with pytest.raises(ValueError, match=r"clip_max_norm: 0\.1 there, 0\.2 now"):
+        fit(tiny(clip_max_norm=0.2), name=path.name)
 
 
 def test_log_line_has_the_references_keys_in_its_order():

@@ -48,6 +48,9 @@ def test_study_goes_on_where_it_stopped_and_keeps_what_a_verdict_needs(
     assert kept == {"config.json", "log.txt", "provenance.json", "history.npz", "test.json"}
     test = RunFolder(folder / "detr-s0").read_test()
     assert test["split"] == "test2017" and test["epoch"] == 0
+    settings = RunFolder(folder / "detr-s0").read_config()
+    del settings["train"]["clip_max_norm"]  # as if a later version had added it
+    RunFolder(folder / "detr-s0").create(settings)
     study.run_study("smoke")
     assert capsys.readouterr().out == "2 of 2 runs are there\n"
 

@@ -1,5 +1,6 @@
 """What runs left behind, in one form whatever it is: run folders, log files, lines."""
 
+import contextlib
 import glob
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Protocol
 
 import pandas as pd
 
+from detrnb.config import Config
 from detrnb.logs import log_table, read_log
 from detrnb.registry import BASELINE
 from detrnb.runs import RunFolder, config_differences
@@ -90,6 +92,8 @@ def read_record(source: Source) -> Record:
     config = folder.read_config() if folder.config_path.exists() else {}
     if not {"model", "data", "train"} <= config.keys():  # another code's
         config = {}
+    with contextlib.suppress(ValueError):  # a later version's is taken as it stands
+        config = Config.completed(config) if config else {}
     name = path.resolve().name
     return _checked(Record(name, lines, config, folder.read_provenance(), folder.read_test()))
 
