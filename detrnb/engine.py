@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.data import Subset
 
 from detrnb.config import Config
 from detrnb.datasets.loader import make_loader
@@ -49,14 +50,26 @@ class Run:
         return RunFolder(self.path).read_provenance()
 
     def evaluate(self, split: str | None = None) -> Evaluation:
-        """Losses, metrics and detections on a split, the validation split unless named."""
-        dataset = open_split(self.config.data, split or self.config.data.val_split)
-        accelerator = make_accelerator(self.config.train.precision)
-        loader = make_loader(
-            dataset, self.config.train.batch_size, num_workers=self.config.data.num_workers
-        )
-        criterion = build_criterion(self.config.model).to(accelerator.device)
-        return evaluate(self.model, criterion, accelerator.prepare(loader), accelerator)
+        """As `evaluate_split`."""
+        return evaluate_split(self.model, self.config, split)
+
+
+def evaluate_split(
+    model: DETR, config: Config, split: str | None = None, *, limit: int | None = None
+) -> Evaluation:
+    """Losses, metrics and detections of a model on a split of its data.
+
+    Args:
+        split: the validation split unless named.
+        limit: how many images, from the first; None for all.
+    """
+    dataset = open_split(config.data, split or config.data.val_split)
+    if limit is not None:
+        dataset = Subset(dataset, range(min(limit, len(dataset))))
+    accelerator = make_accelerator(config.train.precision)
+    loader = make_loader(dataset, config.train.batch_size, num_workers=config.data.num_workers)
+    criterion = build_criterion(config.model).to(accelerator.device)
+    return evaluate(model, criterion, accelerator.prepare(loader), accelerator)
 
 
 def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> Run:

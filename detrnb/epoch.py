@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from detrnb.config import TrainConfig
 from detrnb.criterion import SetCriterion, Targets
+from detrnb.datasets.coco import CocoDataset
+from detrnb.datasets.loader import FeatureDataset
 from detrnb.detr import DETR, postprocess
 from detrnb.evaluate import CocoMetrics, evaluate_coco, load_ground_truth
 from detrnb.matcher import NonFiniteError
@@ -179,6 +182,13 @@ class Evaluation:
     detections: dict[int, dict[str, Tensor]]
 
 
+def _annotated(dataset: Dataset) -> CocoDataset:
+    """The data set that features or a subset are of."""
+    while not isinstance(dataset, CocoDataset):
+        dataset = dataset.source if isinstance(dataset, FeatureDataset) else dataset.dataset
+    return dataset
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -192,7 +202,7 @@ def evaluate(
         TrainingDiverged: a prediction or loss is NaN or infinite; names images and tensor.
     """
     core = accelerator.unwrap_model(model)
-    dataset = getattr(loader.dataset, "source", loader.dataset)
+    dataset = _annotated(loader.dataset)
     category_ids = torch.tensor(dataset.category_ids)
     averages, detections = _Averages(), {}
     model.eval()

@@ -59,8 +59,8 @@ def energy_in_boxes(
     Returns:
         For `attention` and each part: the share of its energy on key positions under boxes, less
         the boxes' share of the area; a position counts by how much of it the box over it covers.
-        `rank`: singular values above their mean; `context energy`:
-        their share of the squares; `area`: under boxes.
+        `rank`: singular values above their mean; `context energy`: their share of the squares;
+        `area`: under boxes; `positions`: H·W.
     """
     N, H, W = attention.shape[:3]
     matrices = attention.reshape(N, H * W, H * W)
@@ -84,6 +84,7 @@ def energy_in_boxes(
         "rank": rank.mean().item(),
         "context energy": context.mean().item(),
         "area": area.item(),
+        "positions": H * W,
     }
 
 

@@ -24,7 +24,8 @@ from detrnb.datasets.splits import open_split
 from detrnb.datasets.transforms import EvalTransform
 from detrnb.detr import DETR, build_detr, load_weights, postprocess
 from detrnb.device import default_device
-from detrnb.engine import Run
+from detrnb.engine import Run, evaluate_split
+from detrnb.epoch import Evaluation
 from detrnb.recording import Recording, record_attention
 from detrnb.registry import BASELINE
 from detrnb.runs import project_root
@@ -103,6 +104,7 @@ class Subject:
     Attributes:
         name: of the run, or of the file of weights.
         model: in evaluation mode, on the default device.
+        config: of the run; of official weights the preset `coco`.
         class_names: label -> name.
         dataset: the validation split; None where official weights come without COCO.
         transform: what happens to an image of the user's own.
@@ -110,6 +112,7 @@ class Subject:
 
     name: str
     model: DETR
+    config: Config
     class_names: tuple[str, ...]
     dataset: CocoDataset | None
     transform: EvalTransform
@@ -122,7 +125,7 @@ class Subject:
         # The toy set is stored at its size; a photograph would make a feature map of thousands.
         size = data.eval_size or (data.toy.image_size if data.toy else None)
         transform = EvalTransform(size, data.max_size)
-        return cls(run.path.name, run.model, dataset.class_names, dataset, transform)
+        return cls(run.path.name, run.model, run.config, dataset.class_names, dataset, transform)
 
     @classmethod
     def from_weights(cls, path: str | Path, variant: str = BASELINE) -> Subject:
@@ -143,6 +146,7 @@ class Subject:
         return cls(
             Path(path).stem,
             model.place(default_device()).eval(),
+            config,
             tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]),
             open_split(data, data.val_split) if present else None,
             EvalTransform(data.eval_size, data.max_size),
@@ -174,6 +178,25 @@ class Subject:
             self.class_names,
             recording,
         )
+
+    def images(self, split: str) -> CocoDataset:
+        """A split of its data, such as `test2017`.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        return open_split(self.config.data, split)
+
+    def evaluate(self, split: str, limit: int | None = None) -> Evaluation:
+        """As `engine.evaluate_split`, images of different sizes one by one, so that none is padded.
+
+        `parts.keep_part` takes no padding, and without it the result is nearest to `look`'s.
+        """
+        config = self.config
+        if self.config.data.toy is None:
+            one = {"train": self.config.train.model_copy(update={"batch_size": 1})}
+            config = self.config.model_copy(update=one)
+        return evaluate_split(self.model, config, split, limit=limit)
 
     def _stored(self, index: int) -> tuple[str, Tensor]:
         if self.dataset is None:

@@ -1,5 +1,7 @@
 """What pictures show: one forward pass, its detections, and where its attention goes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,24 @@ from detrnb import Config, build_detr
 from detrnb.datasets.splits import open_split
 from detrnb.datasets.transforms import EvalTransform
 from detrnb.engine import Run
+from detrnb.parts import keep_part
 from detrnb.recording import Recording
 from detrnb.views import Subject, View, object_shares
+
+
+def write_coco(root, split, sizes):
+    """Grey images of these (height, width) in COCO layout, one box of category 90 in each."""
+    (root / split).mkdir(parents=True)
+    (root / "annotations").mkdir()
+    images, annotations = [], []
+    for i, (height, width) in enumerate(sizes, start=1):
+        Image.new("RGB", (width, height), "grey").save(root / split / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
+        box = {"bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0}
+        annotations.append({"id": i, "image_id": i, "category_id": 90, **box})
+    categories = [{"id": 90, "name": "toothbrush"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +98,29 @@ def test_official_weights_see_a_photograph_without_coco(tmp_path, monkeypatch):
     assert subject.transform == EvalTransform(800, 1333)
     with pytest.raises(ValueError, match="has no data set here; give the path of an image file"):
         subject.look(0)
+
+
+def test_a_subject_is_evaluated_on_the_first_images_of_a_split(subject):
+    whole = subject.evaluate("test2017").detections
+    first = subject.evaluate("test2017", limit=5).detections
+    assert list(first) == subject.images("test2017").image_ids[:5].tolist()
+    for image_id, found in first.items():
+        torch.testing.assert_close(found["boxes"], whole[image_id]["boxes"], rtol=0, atol=0.5)
+
+
+def test_images_of_different_sizes_are_evaluated_without_padding(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = ((64, 96), (96, 64), (64, 64))
+    write_coco(tmp_path / "data" / "coco", "val2017", sizes)
+    small = {"model.backbone": "resnet18", "model.d_model": 32, "model.num_encoder_layers": 1}
+    small |= {"model.num_decoder_layers": 1, "data.eval_size": None, "data.num_workers": 0}
+    config = Config.preset("coco", overrides=small)
+    run = Run(tmp_path / "some-run", config, build_detr(config.model).eval())
+    subject = Subject.from_run(run)
+    with keep_part(subject.model, [0], "context"):  # which refuses padding
+        assert len(subject.evaluate("val2017").detections) == 3
+        with pytest.raises(ValueError, match="without padding only"):
+            run.evaluate("val2017")
 
 
 def view_of(maps: dict[str, torch.Tensor], boxes: list[list[float]]) -> View:
