@@ -8,20 +8,41 @@ L decoder layers. Boxes carry their format: `cxcywh` (shares of the image) or `x
 Masks are True on padding.
 """
 
-from detrnb.config import Config
-from detrnb.datasets.splits import open_split
-from detrnb.detr import build_criterion, build_detr, load_weights, postprocess
-from detrnb.engine import fit, load_run
-from detrnb.registry import VARIANTS
+import importlib
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "VARIANTS",
-    "Config",
-    "build_criterion",
-    "build_detr",
-    "fit",
-    "load_run",
-    "load_weights",
-    "open_split",
-    "postprocess",
-]
+if TYPE_CHECKING:
+    from detrnb.config import Config as Config
+    from detrnb.datasets.splits import open_split as open_split
+    from detrnb.detr import build_criterion as build_criterion
+    from detrnb.detr import build_detr as build_detr
+    from detrnb.detr import load_weights as load_weights
+    from detrnb.detr import postprocess as postprocess
+    from detrnb.engine import fit as fit
+    from detrnb.engine import load_run as load_run
+    from detrnb.registry import VARIANTS as VARIANTS
+
+# Imported when first used: who only reads logs need not wait for torch.
+_MODULES = {
+    "Config": "config",
+    "VARIANTS": "registry",
+    "build_criterion": "detr",
+    "build_detr": "detr",
+    "fit": "engine",
+    "load_run": "engine",
+    "load_weights": "detr",
+    "open_split": "datasets.splits",
+    "postprocess": "detr",
+}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'detrnb' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"detrnb.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,8 @@
 """A file of the package imports only from lower floors, or from earlier files of its own floor."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,18 @@ def test_floors_see_relative_and_nested_imports():
     assert complaint("matcher", "detrnb.Config")
     assert complaint("criterion", "detrnb.matcher.match") is None
     assert complaint("datasets", "detrnb.datasets.toy") is None
+
+
+def test_public_names_resolve_and_reading_logs_needs_no_torch():
+    program = (
+        "import sys, detrnb, detrnb.compare, detrnb.plots\n"
+        "assert not {'torch', 'timm', 'accelerate'} & set(sys.modules), 'torch was imported'\n"
+        "for name in detrnb.__all__:\n"
+        "    getattr(detrnb, name)\n"
+        "assert set(detrnb.__all__) <= set(dir(detrnb))\n"
+        "assert not hasattr(detrnb, 'nothing')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -262,3 +262,23 @@ def test_what_cannot_be_split_is_refused():
         split_attention(matrix, "qr")
     with pytest.raises(ValueError, match="gradient is 'none'; expected 'held' or 'exact'"):
         split_attention(matrix, gradient="none")
+
+
+@pytest.mark.parametrize("gives_up_on", ([torch.float32], [torch.float32, torch.float64]))
+def test_gram_goes_on_where_lapack_gives_up(monkeypatch, gives_up_on):
+    """As it does in float32 on some matrices with hundreds of zeros among their eigenvalues."""
+    eigh = torch.linalg.eigh
+
+    def moody(matrices):
+        if matrices.dtype in gives_up_on:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return eigh(matrices)
+
+    generator = torch.Generator().manual_seed(0)
+    attention = (4 * torch.randn(3, 20, 20, generator=generator)).softmax(-1)
+    expected = split_attention(attention.double(), "svd")
+    monkeypatch.setattr(torch.linalg, "eigh", moody)
+    for part, known in zip(split_attention(attention, "gram"), expected, strict=True):
+        torch.testing.assert_close(part.double(), known, rtol=0, atol=1e-6)
+    with pytest.raises(NonFiniteError):
+        split_attention(attention * torch.nan, "gram")

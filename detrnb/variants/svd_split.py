@@ -109,14 +109,20 @@ def _gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     1 above many small ones, which that would drown. So the largest is sought first, by power
     iteration, and taken out; what then still cannot be told from μ is solved in float64.
     """
-    values, vectors, resolved = _deflated_gram(matrices, counts)
+    try:
+        values, vectors, resolved = _deflated_gram(matrices, counts)
+    except torch.linalg.LinAlgError:  # LAPACK may give up where most of the eigenvalues are 0
+        if matrices.isfinite().all() and matrices.dtype == torch.float64:
+            return _svd(matrices)
+        resolved = torch.zeros(len(matrices), dtype=torch.bool, device=matrices.device)
+        values, vectors = torch.empty_like(matrices[..., 0]), torch.empty_like(matrices)
     if not resolved.all():
         if not matrices.isfinite().all():
             raise NonFiniteError(_NAME, [])
         if matrices.dtype != torch.float64:
             again = ~resolved
-            exact = _deflated_gram(matrices[again].double(), counts[again])
-            values[again], vectors[again] = (x.to(values.dtype) for x in exact[:2])
+            exact = _gram(matrices[again].double(), counts[again])
+            values[again], vectors[again] = (x.to(values.dtype) for x in exact)
     return values, vectors
 
 
