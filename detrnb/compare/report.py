@@ -101,3 +101,34 @@ def verdicts_text(found: Verdicts) -> str:
 
 def _mean(mean: float, spread: float) -> str:
     return f"{mean:.4f} ± {spread:.4f}"
+
+
+def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
+    """The verdicts as a table in Markdown, such as README's.
+
+    Args:
+        decided: of `decisions`; an entry that it lacks, the control, is not decided on.
+    """
+    base = found.values[found.baseline]
+    head = ("entry", "seeds", found.metric, "difference, 95 % interval", "would have seen")
+    rows = [
+        (*head, "verdict", "time", "decision"),
+        ("---",) * (len(head) + 3),
+        (f"`{found.baseline}`", f"{base.count()}", _mean(base.mean(), base.std()), *[""] * 5),
+    ]
+    for row in found.table.itertuples():
+        judged = pd.notna(row.p_holm)
+        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if judged else ""
+        rows.append(
+            (
+                f"`{row.Index}`",
+                str(row.seeds),
+                _mean(row.mean, row.spread),
+                f"{row.difference:+.3f}{interval}",
+                f"{row.detectable:.2g}" if judged else "",
+                row.verdict,
+                f"{row.time:.2g}",
+                decided["decision"].get(row.Index, "control"),
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -7,9 +7,7 @@ that a notebook shows each once, where it is the cell's value.
 from detrnb.plots.attention import (
     plot_attention_from_point,
     plot_cross_attention,
-    plot_layer_weights,
     plot_query_attention,
-    plot_spectrum,
 )
 from detrnb.plots.charts import (
     plot_curves,
@@ -27,6 +25,7 @@ from detrnb.plots.studies import (
     plot_seed_curves,
 )
 from detrnb.plots.style import variant_colour
+from detrnb.plots.variants import plot_layer_weights, plot_spectrum
 
 __all__ = [
     "plot_attention_from_point",
