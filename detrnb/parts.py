@@ -6,12 +6,14 @@ loses when inference keeps one part only. Both beside a control: as many of the 
 singular triplets as the part has, chosen at random. They work for plain attention and for split.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import t
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -115,6 +117,31 @@ def energy_table(
     return pd.DataFrame(rows)
 
 
+def intervals(values: pd.DataFrame) -> pd.DataFrame:
+    """`mean` of each column, one row an image, with its 95 % interval `low`, `high` (Student's)."""
+    half = t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
+    mean = values.mean()
+    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
+
+
+def against_controls(energy: pd.DataFrame) -> pd.DataFrame:
+    """Each part less its random control, image by image.
+
+    Args:
+        energy: of `energy_table`, a column `model` added.
+
+    Returns:
+        `intervals` by model, layer (from 1) and difference, `object - random` or `context -
+        random`.
+    """
+    rows = {}
+    for (model, layer), table in energy.groupby(["model", "layer"]):
+        pairs = {f"{x} - random": table[x] - table[f"random {x}"] for x in ("object", "context")}
+        for name, row in intervals(pd.DataFrame(pairs)).iterrows():
+            rows[model, layer + 1, name] = row
+    return pd.DataFrame(rows).T.rename_axis(["model", "layer", "difference"])
+
+
 class _PartAttention(MultiheadAttention):
     """An attention layer that applies only some of its matrix's singular triplets.
 
@@ -185,3 +212,31 @@ def keep_part(model: DETR, layers: Sequence[int], part: Part, seed: int = 0) -> 
     finally:
         for layer, attention in before.items():
             encoder[layer].self_attn = attention
+
+
+def ap_of_parts(
+    model: DETR, layer: int, evaluate: Callable[[], float], draws: int, seed: int = 0
+) -> pd.DataFrame:
+    """The second test: AP of a model whose encoder layer keeps one part only.
+
+    Args:
+        layer: from 0.
+        evaluate: gives AP of `model` as it then is.
+        draws: of each random part.
+        seed: of the first of them.
+
+    Returns:
+        By what is kept, `all` or a part: AP's `mean`, `min` and `max` over the draws.
+
+    Raises:
+        ValueError: as for `keep_part`.
+    """
+    found = {"all": [evaluate()]}
+    for part in PARTS:
+        found[part] = []
+        for draw in range(draws if part.startswith("random") else 1):
+            with keep_part(model, [layer], part, seed=seed + draw):
+                found[part].append(evaluate())
+    rows = {kept: (np.mean(aps), min(aps), max(aps)) for kept, aps in found.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "min", "max"])
+    return table.rename_axis("kept")

@@ -1,11 +1,22 @@
 """Energy under boxes and inference with one part agree with what their definitions give by hand."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import ttest_1samp
 from test_variants import features_and_mask
 
 from detrnb import Config, build_detr
-from detrnb.parts import energy_in_boxes, energy_table, keep_part, kept_triplets
+from detrnb.parts import (
+    against_controls,
+    ap_of_parts,
+    energy_in_boxes,
+    energy_table,
+    intervals,
+    keep_part,
+    kept_triplets,
+)
 from detrnb.variants.svd_split import spectrum, split_attention
 
 
@@ -121,3 +132,31 @@ def test_what_has_no_parts_is_refused():
     features, mask = features_and_mask()
     with keep_part(model, [0], "object"), pytest.raises(ValueError, match="without padding only"):
         model(None, mask, features=features)
+
+
+def test_intervals_and_controls_are_paired_by_image():
+    generator = np.random.default_rng(0)
+    common = generator.normal(size=50)  # of an image, in the part and in its control alike
+    rows = {"object": common + 1, "random object": common, "context": common - 2}
+    energy = pd.DataFrame({**rows, "random context": common, "layer": 1, "model": "detr"})
+    found = against_controls(energy).loc["detr", 2]
+    np.testing.assert_allclose(found.loc["object - random"], 1, atol=1e-12)
+    np.testing.assert_allclose(found.loc["context - random"], -2, atol=1e-12)
+    by_scipy = ttest_1samp(energy["object"], 0).confidence_interval(0.95)
+    mean = intervals(energy[["object"]]).loc["object"]
+    np.testing.assert_allclose(mean[["low", "high"]].astype(float), by_scipy)
+
+
+def test_ap_of_parts_evaluates_each_part_and_draw_once():
+    model = model_of()
+    plain, seen = model.transformer.encoder.layers[2].self_attn, []
+
+    def evaluate() -> float:
+        kept = model.transformer.encoder.layers[2].self_attn
+        seen.append("all" if kept is plain else kept.part)
+        return float(len(seen))
+
+    table = ap_of_parts(model, 2, evaluate, draws=2)
+    assert seen == ["all", "object", "context", *["random object"] * 2, *["random context"] * 2]
+    assert table.loc["random context"].tolist() == [6.5, 6, 7]
+    assert model.transformer.encoder.layers[2].self_attn is plain
