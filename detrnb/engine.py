@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from detrnb.config import Config
 from detrnb.datasets.loader import make_loader
-from detrnb.datasets.splits import open_split
+from detrnb.datasets.splits import open_split, with_classes
 from detrnb.detr import DETR, build_criterion, build_detr, load_weights
 from detrnb.device import default_device, make_accelerator
 from detrnb.epoch import Evaluation, evaluate
@@ -144,6 +144,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
         ValueError: the folder holds another config's run, or the data cannot be read.
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
+    config = with_classes(config)
     # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
     stated = config.model_dump(mode="json", exclude_defaults=True)
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)

@@ -15,6 +15,7 @@ import detrnb
 from detrnb import Config, fit, load_run, open_split
 from detrnb.config import TrainConfig
 from detrnb.datasets.loader import EpochSampler
+from detrnb.datasets.splits import with_classes
 from detrnb.detr import build_criterion, build_detr
 from detrnb.device import make_accelerator
 from detrnb.engine import Run
@@ -320,6 +321,20 @@ def test_wrong_number_of_classes_is_refused_before_training():
     config = Config.preset("smoke", overrides={**TINY, "model.num_classes": 5})
     with pytest.raises(ValueError, match=r"has 4 classes, model\.num_classes is 5; set"):
         fit(config, name="classes")
+
+
+def test_classes_come_from_the_data_unless_given(monkeypatch):
+    monkeypatch.setattr("detrnb.engine._train", lambda config, folder, state: folder)
+    monkeypatch.setattr("detrnb.engine.load_run", lambda path: path)
+    asked = Config.preset("smoke", overrides={**TINY, "model.num_classes": None})
+    with pytest.raises(ValueError, match=r"model\.num_classes is None.*with_classes\(config\)"):
+        build_detr(asked.model)
+    with pytest.raises(ValueError, match=r"model\.num_classes is None"):
+        build_criterion(asked.model)
+    assert with_classes(asked) == tiny(epochs=3)
+    path = fit(asked)
+    assert json.loads((path / "config.json").read_text())["model"]["num_classes"] == 4
+    assert fit(tiny(epochs=3)) == path  # as if 4 had been given
 
 
 def test_missing_data_is_named():
