@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from detrnb.config import Config, DataConfig
+from detrnb.datasets.annotations import label_classes, read_annotations
+from detrnb.datasets.checking import Report, check
 from detrnb.datasets.coco import CocoDataset, data_paths
 from detrnb.datasets.toy import make_toy
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
@@ -20,11 +22,23 @@ def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
     """
     root = project_root()
     if split in data.splits:
-        images, annotations = data.splits[split]
-        return root / images, root / annotations
+        images, annotations = (root / place for place in data.splits[split])
+        for expected, exists in ((images, images.is_dir()), (annotations, annotations.is_file())):
+            if not exists:
+                raise ValueError(f"{expected} not found, which data.splits has for {split!r}")
+        return images, annotations
     if data.toy is not None:
         make_toy(root / data.path, data.toy)
     return data_paths(root / data.path, split)
+
+
+def has_split(data: DataConfig, split: str) -> bool:
+    """Whether a split's images and annotations are there, or can be generated."""
+    try:
+        split_paths(data, split)
+    except ValueError:
+        return False
+    return True
 
 
 def open_split(data: DataConfig, split: str, *, train: bool = False, seed: int = 0) -> CocoDataset:
@@ -59,6 +73,25 @@ def with_classes(config: Config) -> Config:
     """
     if config.model.num_classes is not None:
         return config
-    classes = open_split(config.data, config.data.train_split).num_classes
-    model = config.model.model_copy(update={"num_classes": classes})
+    _, annotations = split_paths(config.data, config.data.train_split)
+    categories = read_annotations(annotations).categories
+    if not categories:
+        raise ValueError(f"{annotations}: its list 'categories' is empty; list the classes there")
+    classes = label_classes(categories, config.data.contiguous_labels)
+    model = config.model.model_copy(update={"num_classes": max(classes) + 1})
     return config.model_copy(update={"model": model})
+
+
+def check_splits(config: Config) -> Report:
+    """What is wrong with what a config trains on and validates with; images are not opened.
+
+    Raises:
+        ValueError: folder or annotations are missing.
+    """
+    data = config.data
+    return check(
+        {split: split_paths(data, split) for split in (data.train_split, data.val_split)},
+        num_queries=config.model.num_queries,
+        num_classes=config.model.num_classes,
+        contiguous=data.contiguous_labels,
+    )
