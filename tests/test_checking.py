@@ -317,6 +317,11 @@ def test_unusable_files_do_not_hide_the_faults_of_others(planted):
     report = check(root)
     assert counts(report) == expected([no_area]) | {("val2017", "unusable annotation file"): 1}
     assert "instances_val2017.json is not a whole JSON object" in report.errors[0].first[0]
+    another_category(planted)
+    for annotation in planted.val["annotations"]:
+        annotation["category_id"] = 2  # the rest unused, which matters in training alone
+    (planted.write() / "annotations" / "instances_train2017.json").write_text("[]")
+    assert counts(check(root)) == {("train2017", "unusable annotation file"): 1}
 
 
 def test_crowd_annotations_and_images_without_boxes_are_told(planted):

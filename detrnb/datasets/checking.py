@@ -90,7 +90,8 @@ def check(
         ValueError: no such folder, or one without annotations.
     """
     paths = data if isinstance(data, Mapping) else coco_splits(Path(data))
-    contents, faults, splits = {}, [], []
+    contents, faults = {}, []
+    splits, training = {}, next(iter(paths))
     for name, (folder, file) in paths.items():
         try:
             records = Records(read_annotations(Path(file)))
@@ -100,8 +101,8 @@ def check(
         split, on_disk = _on_disk(name, Path(folder), records, images)
         faults += [*file_faults(split.records, name), *on_disk]
         faults += _against_model(split, num_queries, num_classes, contiguous)
-        faults += _against_training(split, splits)
-        splits.append(split)
+        faults += _as_training(split) if name == training else _beside(split, splits, training)
+        splits[name] = split
         contents[name] = _content(split.records)
     return Report(contents, tuple(faults))
 
@@ -121,35 +122,34 @@ def _content(records: Records) -> str:
 
 def _on_disk(name: str, folder: Path, records: Records, images: bool) -> tuple[_Split, Faults]:
     """A split, and what is wrong with its image files."""
-    faults = Faults(name)
+    split, faults = _Split(name, folder, records, None), Faults(name)
     missing = _missing(folder, records.annotations.file_names)
     faults.mark("missing image file", missing, records.image)
-    if not images:
-        return _Split(name, folder, records, None), faults
-    split = _Split(name, folder, records, [b""] * len(missing))
-    sizes, problems = records.sizes.copy(), {}
-    for index, seen in _look_at_all(split, np.flatnonzero(~missing).tolist()):
-        split.digests[index] = seen.digest
+    return _opened(split, ~missing, faults) if images else split, faults
+
+
+def _opened(split: _Split, present: np.ndarray, faults: Faults) -> _Split:
+    """The split with what its image files hold; adds what is wrong with them."""
+    records, problems = split.records, {}
+    sizes, digests = records.sizes.copy(), [b""] * len(present)
+    for index, seen in _look_at_all(split, np.flatnonzero(present).tolist()):
+        digests[index] = seen.digest
         if seen.size is None:
             problems[index] = seen.problem
         else:
             sizes[index] = seen.size
-    stated = ~np.isnan(records.sizes).any(1)
-    unlike = np.flatnonzero(stated & (sizes != records.sizes).any(1))
     faults.say(
         "unreadable image file",
         [f"{records.image(i)} {problems[i]}" for i in sorted(problems)[:SHOWN]],
         len(problems),
     )
-    faults.say(
+    stated = ~np.isnan(records.sizes).any(1)
+    faults.mark(
         "image of another size than its record's",
-        [
-            f"{records.image(i)} is {_size(sizes[i])}, recorded as {_size(records.sizes[i])}"
-            for i in unlike[:SHOWN].tolist()
-        ],
-        len(unlike),
+        stated & (sizes != records.sizes).any(1),
+        lambda i: f"{records.image(i)} is {_size(sizes[i])}, recorded as {_size(records.sizes[i])}",
     )
-    return _Split(name, folder, Records(records.annotations, sizes), split.digests), faults
+    return _Split(split.name, split.images, Records(records.annotations, sizes), digests)
 
 
 def _size(size: np.ndarray) -> str:
@@ -201,8 +201,11 @@ def _look_at_all(split: _Split, indices: list[int]) -> Iterator[tuple[int, _Seen
 def _against_model(
     split: _Split, num_queries: int | None, num_classes: int | None, contiguous: bool
 ) -> Faults:
-    """What does not fit the model that is to learn it."""
+    """What does not fit the model that is to learn it, or by which it is to be measured."""
     records, faults = split.records, Faults(split.name)
+    if not records.counted.any():
+        file = records.annotations.path.name
+        faults.say("no boxes", [f"{file} has none of some area that is no crowd"])
     if num_queries is not None:
         faults.mark(
             "more boxes in an image than queries",
@@ -222,26 +225,27 @@ def _against_model(
     return faults
 
 
-def _against_training(split: _Split, before: list[_Split]) -> Faults:
-    """What a split is without, or has in common with earlier ones, the first for training."""
-    records, faults = split.records, Faults(split.name)
-    annotations = records.annotations
-    if not records.counted.any():
-        faults.say("no boxes", [f"{annotations.path.name} has none with some area and no crowd"])
-    if before:
-        training = before[0].records.annotations
-        difference = category_difference(annotations.categories, training.categories)
-        faults.say("other categories than in training", [difference], int(bool(difference)))
-    elif records.counted.any():
-        unused = ~np.isin(
-            [i for i, _ in annotations.categories], annotations.of_category[records.counted]
-        )
+def _as_training(split: _Split) -> Faults:
+    """What the split that is trained on lacks."""
+    annotations, faults = split.records.annotations, Faults(split.name)
+    learned = annotations.of_category[split.records.counted]
+    if len(learned):
         faults.mark(
             "class without training examples",
-            unused,
+            ~np.isin([i for i, _ in annotations.categories], learned),
             lambda i: "{} {!r}".format(*annotations.categories[i]),
         )
-    for other in before:
+    return faults
+
+
+def _beside(split: _Split, others: Mapping[str, _Split], training: str) -> Faults:
+    """What a split has in common with others and should not, or not with training and should."""
+    records, faults = split.records, Faults(split.name)
+    if training in others:
+        learned = others[training].records.annotations.categories
+        difference = category_difference(records.annotations.categories, learned)
+        faults.say("other categories than in training", [difference], int(bool(difference)))
+    for other in others.values():
         shared = _shared(split, other)
         faults.say(
             "image in two splits",
