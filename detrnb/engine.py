@@ -50,7 +50,7 @@ class Run:
     def class_names(self) -> tuple[str, ...]:
         """Label -> name; "N/A" for a label without category. Needs no data where these are kept."""
         data = self.config.data
-        classes = self.classes or open_split(data, data.train_split).classes
+        classes = self.classes or open_split(data, data.val_split).classes
         return class_names(classes, self.config.model.num_classes)
 
     @property
