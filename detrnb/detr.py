@@ -118,19 +118,30 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
     equal initial weights in all others, and a model built twice is the same.
 
     Raises:
-        ValueError: unknown backbone or a stride it does not have.
+        ValueError: unknown backbone or a stride it does not have; no number of classes.
     """
+    num_classes = _num_classes(config)
     backbone = Backbone(config.backbone, config.stride, config.dilation, train_backbone)
     model = DETR(
         backbone,
         PositionEmbeddingSine(config.d_model, config.position_temperature),
         _build_transformer(config),
         config.d_model,
-        config.num_classes,
+        num_classes,
         config.num_queries,
     )
     _initialize(model, torch.initial_seed())
     return model
+
+
+def _num_classes(config: ModelConfig) -> int:
+    """The number of classes; a ValueError where the data has yet to tell it."""
+    if config.num_classes is None:
+        raise ValueError(
+            "model.num_classes is None, which stands for as many as the training annotations have;"
+            " build from with_classes(config).model (in detrnb.datasets.splits), or give a number"
+        )
+    return config.num_classes
 
 
 def _build_transformer(config: ModelConfig) -> Transformer:
@@ -210,7 +221,7 @@ def build_criterion(config: ModelConfig) -> SetCriterion:
     """The losses a config describes: `criterion(outputs, targets)`, `.weight_dict`."""
     return SetCriterion(
         HungarianMatcher(config.cost_class, config.cost_bbox, config.cost_giou),
-        config.num_classes,
+        _num_classes(config),
         config.eos_coef,
         {
             "loss_ce": config.weight_ce,

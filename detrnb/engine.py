@@ -15,8 +15,14 @@ import torch
 from torch.utils.data import Subset
 
 from detrnb.config import Config
+from detrnb.datasets.annotations import (
+    Classes,
+    category_difference,
+    class_names,
+    read_annotations,
+)
 from detrnb.datasets.loader import make_loader
-from detrnb.datasets.splits import open_split
+from detrnb.datasets.splits import open_split, split_paths, with_classes
 from detrnb.detr import DETR, build_criterion, build_detr, load_weights
 from detrnb.device import default_device, make_accelerator
 from detrnb.epoch import Evaluation, evaluate
@@ -28,11 +34,24 @@ from detrnb.training import Training
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, opened. `model` is on the default device, in evaluation mode."""
+    """A run folder, opened.
+
+    Attributes:
+        model: on the default device, in evaluation mode.
+        classes: label -> category id and name, as trained; None in runs of before these were kept.
+    """
 
     path: Path
     config: Config
     model: DETR
+    classes: Classes | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Label -> name; "N/A" for a label without category. Needs no data where these are kept."""
+        data = self.config.data
+        classes = self.classes or open_split(data, data.val_split).classes
+        return class_names(classes, self.config.model.num_classes)
 
     @property
     def log(self) -> pd.DataFrame:
@@ -50,7 +69,18 @@ class Run:
         return RunFolder(self.path).read_provenance()
 
     def evaluate(self, split: str | None = None) -> Evaluation:
-        """As `evaluate_split`."""
+        """As `evaluate_split`; refuses a split of other categories than the run was trained on."""
+        split = split or self.config.data.val_split
+        if self.classes is not None:
+            _, annotations = split_paths(self.config.data, split)
+            difference = category_difference(
+                read_annotations(annotations).categories, self.classes.values()
+            )
+            if difference:
+                raise ValueError(
+                    f"{annotations} has other categories than {self.path} was trained on"
+                    f" ({difference}); it must list the same"
+                )
         return evaluate_split(self.model, self.config, split)
 
 
@@ -91,7 +121,9 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
             f"{weights} lacks {', '.join(new)}, which {config.model.variant!r} in config.json has;"
             " it is of another run"
         )
-    return Run(folder.path, config, model.place(default_device()).eval())
+    kept = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+    model = model.place(default_device()).eval()
+    return Run(folder.path, config, model, kept.get("classes"))
 
 
 def _open_folder(folder: RunFolder, config: Config, resume: str) -> dict | None:
@@ -144,6 +176,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
         ValueError: the folder holds another config's run, or the data cannot be read.
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
+    config = with_classes(config)
     # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
     stated = config.model_dump(mode="json", exclude_defaults=True)
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)

@@ -203,7 +203,6 @@ def evaluate(
     """
     core = accelerator.unwrap_model(model)
     dataset = _annotated(loader.dataset)
-    category_ids = torch.tensor(dataset.category_ids)
     averages, detections = _Averages(), {}
     model.eval()
     for inputs, padding_mask, targets in loader:
@@ -218,7 +217,8 @@ def evaluate(
         # To the host once a batch, not once an image.
         on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
         for target, found in zip(targets, postprocess(on_host, sizes), strict=True):
-            detections[target["image_id"]] = found | {"category_ids": category_ids[found["labels"]]}
+            category_ids = dataset.to_category_ids(found["labels"])
+            detections[target["image_id"]] = found | {"category_ids": category_ids}
     if accelerator.num_processes > 1:
         gathered = [None] * accelerator.num_processes
         torch.distributed.all_gather_object(gathered, detections)

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 
 from detrnb.backbone import load_backbone_weights
 from detrnb.config import Config
-from detrnb.datasets.coco import CocoDataset, fingerprint
+from detrnb.datasets.annotations import fingerprint
+from detrnb.datasets.coco import CocoDataset
 from detrnb.datasets.loader import compute_features, make_loader
-from detrnb.datasets.splits import open_split
+from detrnb.datasets.splits import check_splits, open_split
 from detrnb.detr import DETR, added_parameters, build_criterion, build_detr, load_weights
 from detrnb.device import device_name, make_accelerator, peak_memory_mb
 from detrnb.epoch import TrainingDiverged, build_optimizer, evaluate, train_one_epoch
@@ -56,14 +57,15 @@ class Training:
         state: checkpoint to go on from, or None to start.
 
     Raises:
-        ValueError: the data cannot be read, has other classes than the model, or is not the data
-            that the run began with.
+        ValueError: the data cannot be read, has faults (`datasets.check`), other classes than the
+            model, or is not the data that the run began with.
     """
 
     def __init__(self, config: Config, folder: RunFolder, state: dict | None) -> None:
         self.config, self.folder = config, folder
         self.accelerator = make_accelerator(config.train.precision)
         datasets = self._open_data()
+        self.classes = datasets[0].classes
         self.provenance = self._provenance(datasets)
         model = self._build(state)
         self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -86,23 +88,25 @@ class Training:
             self._keep_history(0)
 
     def _open_data(self) -> list[CocoDataset]:
-        """Training and validation split."""
-        data, num_classes = self.config.data, self.config.model.num_classes
-        datasets = [
+        """Training and validation split, checked."""
+        data, report = self.config.data, check_splits(self.config)
+        if report.errors:
+            raise ValueError("\n".join(["the data has errors:", *map(str, report.errors)]))
+        if report.warnings and self.accelerator.is_main_process:
+            print("\n".join(f"warning: {fault.short}" for fault in report.warnings))
+            print("`python -m detrnb.datasets` with the data's folder shows which")
+        return [
             open_split(data, data.train_split, train=True, seed=self.config.train.seed),
             open_split(data, data.val_split),
         ]
-        for dataset in datasets:
-            if dataset.num_classes != num_classes:
-                raise ValueError(
-                    f"{dataset.annotations} has {dataset.num_classes} classes, model.num_classes is"
-                    f" {num_classes}; set model.num_classes={dataset.num_classes}"
-                )
-        return datasets
 
     def _provenance(self, datasets: list[CocoDataset]) -> dict:
         """How the run is made; of a resumed run, how it began, and when it went on."""
-        fingerprints = {d.annotations.stem: fingerprint(d.annotations) for d in datasets}
+        data = self.config.data
+        fingerprints = {
+            split if split in data.splits else d.annotations.stem: fingerprint(d.annotations)
+            for split, d in zip((data.train_split, data.val_split), datasets, strict=True)
+        }
         before, now = self.folder.read_provenance(), provenance()
         if before and before["data"] != fingerprints:
             raise ValueError(
@@ -228,6 +232,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "epoch": epoch,
+            "classes": self.classes,
             "train_line": line,
             "train_time_s": time.perf_counter() - begin,
         }

@@ -20,7 +20,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from detrnb.boxes import box_iou, cell_coverage
 from detrnb.config import Config
 from detrnb.datasets.coco import CocoDataset
-from detrnb.datasets.splits import open_split
+from detrnb.datasets.splits import has_split, open_split
 from detrnb.datasets.transforms import EvalTransform
 from detrnb.detr import DETR, build_detr, load_weights, postprocess
 from detrnb.device import default_device
@@ -106,7 +106,7 @@ class Subject:
         model: in evaluation mode, on the default device.
         config: of the run; of official weights the preset `coco`.
         class_names: label -> name.
-        dataset: the validation split; None where official weights come without COCO.
+        dataset: the validation split; None where it is not there.
         transform: what happens to an image of the user's own.
     """
 
@@ -119,13 +119,13 @@ class Subject:
 
     @classmethod
     def from_run(cls, run: Run) -> Subject:
-        """A run's model and validation split."""
+        """A run's model, and its validation split where that is there."""
         data = run.config.data
-        dataset = open_split(data, data.val_split)
+        dataset = open_split(data, data.val_split) if has_split(data, data.val_split) else None
         # The toy set is stored at its size; a photograph would make a feature map of thousands.
         size = data.eval_size or (data.toy.image_size if data.toy else None)
         transform = EvalTransform(size, data.max_size)
-        return cls(run.path.name, run.model, run.config, dataset.class_names, dataset, transform)
+        return cls(run.path.name, run.model, run.config, run.class_names, dataset, transform)
 
     @classmethod
     def from_weights(cls, path: str | Path, variant: str = BASELINE) -> Subject:
@@ -142,13 +142,12 @@ class Subject:
         model = build_detr(config.model)
         load_weights(model, project_root() / path)
         data = config.data
-        present = (project_root() / data.path).is_dir()
         return cls(
             Path(path).stem,
             model.place(default_device()).eval(),
             config,
             tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]),
-            open_split(data, data.val_split) if present else None,
+            open_split(data, data.val_split) if has_split(data, data.val_split) else None,
             EvalTransform(data.eval_size, data.max_size),
         )
 

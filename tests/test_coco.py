@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from detrnb.datasets.coco import CocoDataset, collate, data_paths, fingerprint
+from detrnb.datasets.annotations import fingerprint
+from detrnb.datasets.coco import CocoDataset, collate, data_paths
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
 
 AS_IT_IS = EvalTransform(size=None)
@@ -81,6 +82,10 @@ def test_dataset_labels_are_contiguous_or_raw(root):
     assert raw.category_ids == tuple(range(8)) and raw.num_classes == 8
     assert raw.class_names[1:3] == ("N/A", "class 2")
     assert raw[1][1]["labels"].tolist() == [7, 2]
+    labels = torch.tensor([2, 0])
+    assert dataset.to_category_ids(labels).tolist() == [7, 2]
+    # A model of all of COCO's ids sees categories that a file with some of them does not list.
+    assert raw.to_category_ids(torch.tensor([90, 2])).tolist() == [90, 2]
 
 
 def test_dataset_size_follows_the_transform(root):
@@ -136,17 +141,20 @@ def test_annotations_without_list_are_refused(root, key):
 def test_malformed_annotation_is_named(root):
     bad = {"id": 71, "image_id": 4, "category_id": 3, "bbox": [0, 0, 5, 5]}
     write(root, {"annotations": [bad]})
-    with pytest.raises(ValueError, match=r"instances_train2017.json: annotation 71 .*KeyError: 3"):
+    with pytest.raises(
+        ValueError,
+        match=r"train2017.json: annotation of an unknown category \(1\): annotation 71 .* 3",
+    ):
         read(root)
     write(root, {"annotations": [bad | {"category_id": 2, "bbox": [0, 0, 5]}]})
-    with pytest.raises(ValueError, match=r"annotation 71 is malformed"):
+    with pytest.raises(ValueError, match=r"malformed annotation .*id 71\): bbox is \[0, 0, 5\]"):
         read(root, contiguous=False)
 
 
 def test_annotations_that_are_no_json_or_missing_are_named(root):
     images, annotations = data_paths(root, "train2017")
     annotations.write_text('{"images": [')
-    with pytest.raises(ValueError, match=r"instances_train2017.json is not JSON"):
+    with pytest.raises(ValueError, match=r"instances_train2017.json is not a whole JSON object"):
         CocoDataset(images, annotations, AS_IT_IS)
     annotations.unlink()
     with pytest.raises(ValueError, match=r"annotation file .*train2017.json not found"):
@@ -184,6 +192,6 @@ def test_fingerprint_changes_with_the_annotations(root):
 
 
 def test_dataset_holds_annotations_in_flat_arrays(root):
-    held = [v for v in vars(read(root)).values() if isinstance(v, (list, dict))]
-    assert held == []
+    held = {name: v for name, v in vars(read(root)).items() if isinstance(v, (list, dict))}
+    assert held == {"classes": {0: (2, "class 2"), 1: (5, "class 5"), 2: (7, "class 7")}}
     assert sum(isinstance(v, np.ndarray) for v in vars(read(root)).values()) == 5

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import detrnb
 from detrnb import Config, fit, load_run, open_split
 from detrnb.config import TrainConfig
 from detrnb.datasets.loader import EpochSampler
+from detrnb.datasets.splits import with_classes
 from detrnb.detr import build_criterion, build_detr
 from detrnb.device import make_accelerator
 from detrnb.engine import Run
@@ -316,10 +318,59 @@ def test_infinite_loss_names_the_images_of_the_batch():
         train_one_epoch(model, criterion, loader, optimizer, accelerator, config.train, 0)
 
 
-def test_wrong_number_of_classes_is_refused_before_training():
-    config = Config.preset("smoke", overrides={**TINY, "model.num_classes": 5})
-    with pytest.raises(ValueError, match=r"has 4 classes, model\.num_classes is 5; set"):
-        fit(config, name="classes")
+def test_faulty_data_is_refused_before_training_with_all_its_faults(capsys):
+    config = Config.preset(
+        "smoke", overrides={**TINY, "data.path": "data/faulty", "model.num_classes": 5}
+    )
+    open_split(config.data, "train2017")  # makes it
+    file = Path("data/faulty/annotations/instances_val2017.json")
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"] = [500, 0, 10, 10]
+    content["annotations"][1]["bbox"][2] = 0
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="the data has errors:") as refused:
+        fit(config, name="faulty")
+    said = str(refused.value)
+    assert "train2017: other classes than the model's (1): the file has 4 classes" in said
+    assert "val2017: box outside its image (1): annotation 1 " in said
+    content["annotations"][0]["bbox"] = [0, 0, 10, 10]
+    file.write_text(json.dumps(content))
+    Training(
+        tiny(epochs=1).model_copy(update={"data": config.data}), RunFolder("runs/warned"), None
+    )
+    assert "warning: val2017: box of no area (1)\n" in capsys.readouterr().out
+    Training(tiny(epochs=1), RunFolder("runs/silent"), None)
+    assert capsys.readouterr().out == ""
+
+
+def test_classes_are_kept_with_the_weights(monkeypatch):
+    state = torch.load("runs/unbroken/best.pt", weights_only=True)
+    assert state["classes"] == {0: (1, "0"), 1: (2, "3"), 2: (3, "4"), 3: (4, "7")}
+    run = load_run("runs/unbroken")
+    assert replace(run, classes=None).class_names == ("0", "3", "4", "7")  # from the data
+    monkeypatch.setattr("detrnb.engine.open_split", None)
+    assert run.class_names == load_run(run.path, "best").class_names == ("0", "3", "4", "7")
+
+
+def test_run_is_not_evaluated_on_other_categories():
+    run = load_run("runs/unbroken")
+    other = replace(run, classes={**run.classes, 0: (1, "zero")})
+    with pytest.raises(ValueError, match=r"only here: 1 '0'; only there: 1 'zero'"):
+        other.evaluate()
+
+
+def test_classes_come_from_the_data_unless_given(monkeypatch):
+    monkeypatch.setattr("detrnb.engine._train", lambda config, folder, state: folder)
+    monkeypatch.setattr("detrnb.engine.load_run", lambda path: path)
+    asked = Config.preset("smoke", overrides={**TINY, "model.num_classes": None})
+    with pytest.raises(ValueError, match=r"model\.num_classes is None.*with_classes\(config\)"):
+        build_detr(asked.model)
+    with pytest.raises(ValueError, match=r"model\.num_classes is None"):
+        build_criterion(asked.model)
+    assert with_classes(asked) == tiny(epochs=3)
+    path = fit(asked)
+    assert json.loads((path / "config.json").read_text())["model"]["num_classes"] == 4
+    assert fit(tiny(epochs=3)) == path  # as if 4 had been given
 
 
 def test_missing_data_is_named():

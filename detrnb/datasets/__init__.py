@@ -1,1 +1,5 @@
-"""Data sets in COCO layout: made (`toy`), read (`coco`) and transformed (`transforms`)."""
+"""Data sets in COCO layout: made (`toy`), read (`coco`), transformed (`transforms`), checked."""
+
+from detrnb.datasets.checking import Report, check
+
+__all__ = ["Report", "check"]

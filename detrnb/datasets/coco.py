@@ -1,18 +1,20 @@
 """Any data set in COCO layout, as tensors for DETR."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from detrnb.boxes import xyxy_to_cxcywh
+from detrnb.datasets.annotations import Annotations, class_names, label_classes, read_annotations
+from detrnb.datasets.faults import Records, file_faults, find
 from detrnb.datasets.transforms import Sample, clip_boxes
 
 Transform = Callable[[Image.Image, np.ndarray, np.ndarray, np.random.Generator], Sample]
@@ -45,10 +47,36 @@ def data_paths(root: Path, split: str) -> tuple[Path, Path]:
     return images, annotations
 
 
-def fingerprint(annotations: Path) -> str:
-    """The first 16 hexadecimal digits of the annotation file's SHA-256, for provenance."""
-    with annotations.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def coco_splits(root: Path) -> dict[str, tuple[Path, Path]]:
+    """All annotated splits of a data set in COCO layout, training first.
+
+    Returns:
+        Name -> folder of images, which may be missing, and annotation file.
+
+    Raises:
+        ValueError: there are none.
+    """
+    files = (root / "annotations").glob("instances_*.json")
+    splits = {file.stem.removeprefix("instances_"): file for file in files}
+    if not splits:
+        data_paths(root, "train2017")  # says what is missing
+    order = sorted(splits, key=lambda split: (not split.startswith("train"), split))
+    return {split: (root / split, splits[split]) for split in order}
+
+
+def open_rgb(file: Path | BinaryIO) -> Image.Image:
+    """An image in RGB, its pixels as stored (COCO's boxes disregard EXIF rotation).
+
+    Raises:
+        ValueError: not found or not readable; in words that follow the file's name.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise ValueError("not found") from None
+    except Exception as error:  # a broken file makes decoders raise what they like
+        raise ValueError(f"cannot be read ({error or type(error).__name__})") from error
 
 
 class CocoDataset(Dataset):
@@ -61,6 +89,7 @@ class CocoDataset(Dataset):
     Attributes:
         annotations: the annotation file.
         image_ids: (n,) int64, of the samples in order.
+        classes: label -> category id and name, of the labels that have a category.
         category_ids: label -> category id.
         class_names: label -> name; "N/A" for a label without category.
         num_classes: number of labels, no-object excluded.
@@ -86,53 +115,51 @@ class CocoDataset(Dataset):
                 id itself, as the official weights have it.
 
         Raises:
-            ValueError: for annotations that are missing or malformed; it names file and id.
+            ValueError: for annotations that are missing, malformed or have another error of
+                `faults.file_faults`; it names file and ids.
         """
         self.images = Path(images)
         self.annotations = Path(annotations)
         self.transform = transform
         self.seed = seed
+        self.contiguous = contiguous
         # In shared memory, so that workers which live on see the next epoch too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        content = _read(self.annotations)
-        names = {category["id"]: category["name"] for category in content["categories"]}
-        self.category_ids = tuple(sorted(names) if contiguous else range(max(names) + 1))
-        self.class_names = tuple(names.get(i, "N/A") for i in self.category_ids)
-        records = sorted(content["images"], key=lambda record: record["id"])
-        self.image_ids = np.array([record["id"] for record in records], dtype=np.int64)
-        self._file_names = np.array([record["file_name"].encode() for record in records])
-        if len(np.unique(self.image_ids)) < len(records):
-            raise ValueError(f"{self.annotations}: two images have the same id")
-        labels = {category_id: self.category_ids.index(category_id) for category_id in names}
-        self._set_boxes(content["annotations"], labels)
+        content = read_annotations(self.annotations)
+        records = Records(content)
+        errors = [f for f in file_faults(records, str(self.annotations)) if f.is_error]
+        if errors:
+            raise ValueError("\n".join(map(str, errors)))
+        self.classes = label_classes(content.categories, contiguous)
+        self.class_names = class_names(self.classes, max(self.classes) + 1)
+        self.category_ids = tuple(
+            self.classes.get(label, (label, ""))[0] for label in range(self.num_classes)
+        )
+        order = np.argsort(content.image_ids)
+        self.image_ids = content.image_ids[order]
+        self._file_names = content.file_names[order]
+        self._set_boxes(content)
 
     @property
     def num_classes(self) -> int:
         """Number of labels, no-object excluded."""
-        return len(self.category_ids)
+        return len(self.class_names)
 
-    def _set_boxes(self, annotations: list[dict], labels: dict[int, int]) -> None:
+    def _set_boxes(self, content: Annotations) -> None:
         """Keep boxes (xyxy, pixels) and labels (by category id), image by image, in flat arrays."""
-        places = {int(image_id): place for place, image_id in enumerate(self.image_ids)}
-        rows = []
-        for annotation in annotations:
-            if annotation.get("iscrowd", 0):
-                continue
-            try:
-                x, y, width, height = annotation["bbox"]
-                place, label = places[annotation["image_id"]], labels[annotation["category_id"]]
-                rows.append((place, label, x, y, x + width, y + height))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{self.annotations}: annotation {annotation.get('id')} is malformed "
-                    f"({type(error).__name__}: {error}); expected bbox [x, y, width, height], "
-                    "and an image_id and a category_id that the file lists"
-                ) from None
-        table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-        table = table[np.argsort(table[:, 0], kind="stable")]
-        self._boxes = table[:, 2:].astype(np.float32)
-        self._labels = table[:, 1].astype(np.int64)
-        self._offsets = np.searchsorted(table[:, 0], np.arange(len(self.image_ids) + 1))
+        place = find(self.image_ids, content.of_image)
+        rows = np.flatnonzero(~content.crowd)
+        rows = rows[np.argsort(place[rows], kind="stable")]
+        x, y, width, height = content.boxes_xywh[rows].T
+        self._boxes = np.stack([x, y, x + width, y + height], axis=1).astype(np.float32)
+        labels = np.array(sorted(self.classes), dtype=np.int64)
+        category_ids = np.array([self.classes[label][0] for label in labels.tolist()])
+        self._labels = labels[np.searchsorted(category_ids, content.of_category[rows])]
+        self._offsets = np.searchsorted(place[rows], np.arange(len(self.image_ids) + 1))
+
+    def to_category_ids(self, labels: Tensor) -> Tensor:
+        """Category ids of a model's labels, which without `contiguous` may go beyond those here."""
+        return torch.tensor(self.category_ids)[labels] if self.contiguous else labels
 
     def image_stamp(self) -> str:
         """Names, sizes and times of change of all image files, as one hash."""
@@ -192,32 +219,12 @@ class CocoDataset(Dataset):
         return image, boxes_xyxy, self._labels[at][kept]
 
     def _open(self, index: int) -> Image.Image:
-        """The image in RGB, its pixels as stored (COCO's boxes disregard EXIF rotation)."""
         file = self.images / self._file_names[index].decode()
         try:
-            with Image.open(file) as image:
-                return image.convert("RGB")
-        except FileNotFoundError:
-            problem = "not found"
-        except (UnidentifiedImageError, OSError) as error:
-            problem = f"cannot be read ({error})"
-        raise ValueError(f"image {self.image_ids[index]} of {self.annotations}: {file} {problem}")
-
-
-def _read(annotations: Path) -> dict[str, list[dict]]:
-    """Parse an annotation file and see that it has its three lists."""
-    try:
-        content = json.loads(annotations.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"annotation file {annotations} not found") from None
-    except ValueError as error:
-        raise ValueError(f"annotation file {annotations} is not JSON: {error}") from None
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise ValueError(f"{annotations} has no list '{key}'; expected a COCO instances file")
-        if key != "annotations" and not content[key]:
-            raise ValueError(f"{annotations}: its list '{key}' is empty")
-    return content
+            return open_rgb(file)
+        except ValueError as error:
+            image = f"image {self.image_ids[index]} of {self.annotations}"
+            raise ValueError(f"{image}: {file} {error}") from error
 
 
 def collate(batch: list[tuple[Tensor, Target]]) -> tuple[Tensor, Tensor, list[Target]]:

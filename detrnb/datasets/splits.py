@@ -1,10 +1,44 @@
 """The splits of a config's data set."""
 
-from detrnb.config import DataConfig
+from pathlib import Path
+
+from detrnb.config import Config, DataConfig
+from detrnb.datasets.annotations import label_classes, read_annotations
+from detrnb.datasets.checking import Report, check
 from detrnb.datasets.coco import CocoDataset, data_paths
 from detrnb.datasets.toy import make_toy
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
 from detrnb.runs import project_root
+
+
+def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
+    """Where a split lies; the toy set is generated first where it is missing.
+
+    Returns:
+        The folder of images, and the annotation file.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    root = project_root()
+    if split in data.splits:
+        images, annotations = (root / place for place in data.splits[split])
+        for expected, exists in ((images, images.is_dir()), (annotations, annotations.is_file())):
+            if not exists:
+                raise ValueError(f"{expected} not found, which data.splits has for {split!r}")
+        return images, annotations
+    if data.toy is not None:
+        make_toy(root / data.path, data.toy)
+    return data_paths(root / data.path, split)
+
+
+def has_split(data: DataConfig, split: str) -> bool:
+    """Whether a split's images and annotations are there, or can be generated."""
+    try:
+        split_paths(data, split)
+    except ValueError:
+        return False
+    return True
 
 
 def open_split(data: DataConfig, split: str, *, train: bool = False, seed: int = 0) -> CocoDataset:
@@ -18,9 +52,6 @@ def open_split(data: DataConfig, split: str, *, train: bool = False, seed: int =
     Raises:
         ValueError: folder or annotations are missing or malformed.
     """
-    root = project_root() / data.path
-    if data.toy is not None:
-        make_toy(root, data.toy)
     if train and data.train_sizes is not None:
         transform = TrainTransform(
             data.train_sizes, data.max_size, (384, 600) if data.crop else None, data.flip
@@ -28,5 +59,39 @@ def open_split(data: DataConfig, split: str, *, train: bool = False, seed: int =
     else:
         size = None if train else data.eval_size
         transform = EvalTransform(size, data.max_size)
-    images, annotations = data_paths(root, split)
+    images, annotations = split_paths(data, split)
     return CocoDataset(images, annotations, transform, seed=seed, contiguous=data.contiguous_labels)
+
+
+def with_classes(config: Config) -> Config:
+    """The config with the number of classes that its training annotations have.
+
+    One that states `model.num_classes` comes back as it is, and no file is read.
+
+    Raises:
+        ValueError: the annotations are missing or malformed.
+    """
+    if config.model.num_classes is not None:
+        return config
+    _, annotations = split_paths(config.data, config.data.train_split)
+    categories = read_annotations(annotations).categories
+    if not categories:
+        raise ValueError(f"{annotations}: its list 'categories' is empty; list the classes there")
+    classes = label_classes(categories, config.data.contiguous_labels)
+    model = config.model.model_copy(update={"num_classes": max(classes) + 1})
+    return config.model_copy(update={"model": model})
+
+
+def check_splits(config: Config) -> Report:
+    """What is wrong with what a config trains on and validates with; images are not opened.
+
+    Raises:
+        ValueError: folder or annotations are missing.
+    """
+    data = config.data
+    return check(
+        {split: split_paths(data, split) for split in (data.train_split, data.val_split)},
+        num_queries=config.model.num_queries,
+        num_classes=config.model.num_classes,
+        contiguous=data.contiguous_labels,
+    )

@@ -1,0 +1,232 @@
+"""COCO annotation files as flat arrays."""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from detrnb.datasets.json_lists import json_lists
+
+NO_ID = -(2**63)  # stands for an annotation id that the file leaves out
+SHOWN = 3  # examples of one kind of fault
+
+Classes = dict[int, tuple[int, str]]  # label -> category id, name
+
+
+@dataclass
+class Examples:
+    """How many there are of something, and the first few."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        self.count += 1
+        if self.count <= SHOWN:
+            self.first.append(example)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What an annotation file holds, record by record in its order; malformed records aside.
+
+    Attributes:
+        path: of the file.
+        categories: id and name of each.
+        image_ids: (n,) int64.
+        file_names: (n,) bytes, UTF-8.
+        image_sizes: (n, 2) float64, width and height; NaN where the file does not tell.
+        ids: (m,) int64, of the annotations; NO_ID where the file has none.
+        of_image: (m,) int64, image id of each annotation.
+        of_category: (m,) int64, its category id.
+        crowd: (m,) bool.
+        boxes_xywh: (m, 4) float64, pixels, all finite.
+        malformed: list's name -> records that cannot be read.
+    """
+
+    path: Path
+    categories: tuple[tuple[int, str], ...]
+    image_ids: np.ndarray
+    file_names: np.ndarray
+    image_sizes: np.ndarray
+    ids: np.ndarray
+    of_image: np.ndarray
+    of_category: np.ndarray
+    crowd: np.ndarray
+    boxes_xywh: np.ndarray
+    malformed: Mapping[str, Examples]
+
+
+def fingerprint(annotations: Path) -> str:
+    """The first 16 hexadecimal digits of the annotation file's SHA-256, for provenance."""
+    with annotations.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read a COCO instances file; at most a few megabytes of it are in memory at a time.
+
+    The last few files read are kept by their content: classes, check and data set each want them,
+    and COCO's takes many seconds to read.
+
+    Raises:
+        ValueError: there is no such file, or it is no JSON object with the lists `images`,
+            `annotations` and `categories`.
+    """
+    try:
+        return _read(path, fingerprint(path))
+    except FileNotFoundError:
+        raise ValueError(f"annotation file {path} not found") from None
+    except OSError as error:
+        raise ValueError(f"annotation file {path} cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, content: str) -> Annotations:
+    """Read the file; `content` is its fingerprint, by which the cache knows it."""
+    tables = {"images": _Table(_image), "annotations": _Table(_annotation)}
+    tables["categories"] = _Table(_category)
+    missing = set(tables)
+    for name, records in json_lists(path):
+        if name in tables and name not in missing:
+            raise ValueError(f"{path} has two lists '{name}'; expected one")
+        if name in tables:
+            missing.remove(name)
+            tables[name].fill(records)
+    for name in tables:
+        if name in missing:
+            raise ValueError(f"{path} has no list '{name}'; expected a COCO instances file")
+    images, boxes, categories = tables.values()
+    ids, of_image, of_category, crowd = boxes.columns(4)
+    result = Annotations(
+        path=path,
+        categories=tuple(zip(categories.columns(1)[0].tolist(), categories.names, strict=True)),
+        image_ids=images.columns(1)[0],
+        file_names=np.array([name.encode() for name in images.names], dtype=np.bytes_),
+        image_sizes=images.measures(2),
+        ids=ids,
+        of_image=of_image,
+        of_category=of_category,
+        crowd=crowd.astype(bool),
+        boxes_xywh=boxes.measures(4),
+        malformed={name: table.malformed for name, table in tables.items()},
+    )
+    for column in vars(result).values():
+        if isinstance(column, np.ndarray):
+            column.setflags(write=False)  # others are given the same
+    return result
+
+
+class _Table:
+    """The records of one list as columns; numbers lie flat from the start, not as objects."""
+
+    def __init__(self, parse: Callable[[dict], tuple[tuple, tuple, str]]) -> None:
+        self.parse = parse
+        self.whole, self.real, self.names = array("q"), array("d"), []
+        self.malformed = Examples()
+
+    def fill(self, records: Iterable[object]) -> None:
+        """Take in every record, or say what is wrong with it."""
+        for number, record in enumerate(records):
+            try:
+                if not isinstance(record, dict):
+                    raise ValueError(f"it is {record!r:.60}, not an object")
+                whole, real, name = self.parse(record)
+            except (ValueError, OverflowError) as error:
+                known = record.get("id") if isinstance(record, dict) else None
+                self.malformed.add(f"element {number} (id {known!r:.40}): {error}")
+                continue
+            self.whole.extend(whole)
+            self.real.extend(real)
+            if name:
+                self.names.append(name)
+
+    def columns(self, count: int) -> np.ndarray:
+        """The whole numbers, (count, n) int64."""
+        return np.array(self.whole, dtype=np.int64).reshape(-1, count).T.copy()
+
+    def measures(self, count: int) -> np.ndarray:
+        """The real numbers, (n, count) float64."""
+        return np.array(self.real, dtype=np.float64).reshape(-1, count)
+
+
+def _image(record: dict) -> tuple[tuple[int], tuple[float, float], str]:
+    size = record.get("width"), record.get("height")
+    if not all(type(side) in (int, float) and side > 0 for side in size):
+        size = float("nan"), float("nan")
+    return (_whole(record, "id"),), size, _text(record, "file_name")
+
+
+def _category(record: dict) -> tuple[tuple[int], tuple[()], str]:
+    return (_whole(record, "id"),), (), _text(record, "name")
+
+
+def _annotation(record: dict) -> tuple[tuple[int, int, int, bool], tuple[float, ...], str]:
+    box = record.get("bbox")
+    numbers = isinstance(box, list) and len(box) == 4
+    if not (numbers and all(type(x) in (int, float) and abs(x) < 1e30 for x in box)):  # or NaN
+        raise ValueError(f"bbox is {box!r:.60}; expected four finite numbers [x, y, width, height]")
+    ids = (
+        NO_ID if record.get("id") is None else _whole(record, "id"),
+        _whole(record, "image_id"),
+        _whole(record, "category_id"),
+    )
+    return (*ids, bool(record.get("iscrowd", 0))), tuple(box), ""
+
+
+def _whole(record: dict, key: str) -> int:
+    value = record.get(key)
+    # Some exports write 3.0 for 3.
+    if (type(value) is int or type(value) is float and value.is_integer()) and abs(value) < 2**63:
+        return int(value)
+    raise ValueError(f"{key} is {value!r:.40}; expected a whole number")
+
+
+def _text(record: dict, key: str) -> str:
+    value = record.get(key)
+    if isinstance(value, str) and value:
+        value.encode()  # half a surrogate pair is a ValueError
+        return value
+    raise ValueError(f"{key} is {value!r:.40}; expected text")
+
+
+def label_classes(categories: Iterable[tuple[int, str]], contiguous: bool) -> Classes:
+    """What labels stand for.
+
+    Args:
+        categories: id and name of each.
+        contiguous: labels 0..K-1 in order of category id; otherwise a label is the category id
+            itself, as the official weights have it.
+
+    Raises:
+        ValueError: a label would be negative.
+    """
+    ordered = sorted(categories)
+    if not contiguous and ordered[0][0] < 0:
+        raise ValueError(
+            f"category id {ordered[0][0]} cannot be a label, which counts from 0; set"
+            " data.contiguous_labels=True"
+        )
+    return {label if contiguous else entry[0]: entry for label, entry in enumerate(ordered)}
+
+
+def class_names(classes: Classes, num_classes: int) -> tuple[str, ...]:
+    """Label -> name; "N/A" for a label without category."""
+    return tuple(classes[i][1] if i in classes else "N/A" for i in range(num_classes))
+
+
+def category_difference(ours: Iterable[tuple[int, str]], theirs: Iterable[tuple[int, str]]) -> str:
+    """How two lists of categories (id and name) differ, in words; empty where they agree."""
+    ours, theirs = set(ours), set(theirs)
+    parts = (("only here", ours - theirs), ("only there", theirs - ours))
+    listed = (
+        f"{where}: " + ", ".join(f"{i} {name!r}" for i, name in sorted(only)[:5]) + more
+        for where, only in parts
+        if only
+        for more in [f" and {len(only) - 5} more" if len(only) > 5 else ""]
+    )
+    return "; ".join(listed)
