@@ -1,6 +1,7 @@
 """A progress bar that leaves executed notebooks clean."""
 
 import io
+import os
 import sys
 
 from tqdm import tqdm
@@ -26,6 +27,8 @@ class Text:
 class Bar(tqdm):
     """tqdm on a terminal; in a notebook one line of output, updated in place; else nothing.
 
+    Of several processes, only the first shows one.
+
     tqdm's own notebook form is a widget, which papermill and nbconvert keep at 0 %; its text form
     leaves a line for every refresh. An updated display holds the last state alone.
     """
@@ -37,7 +40,7 @@ class Bar(tqdm):
             desc=desc,
             mininterval=mininterval,
             leave=False,
-            disable=not (self._kernel or sys.stderr.isatty()),
+            disable=not (self._kernel or sys.stderr.isatty()) or os.environ.get("RANK", "0") != "0",
             file=io.StringIO() if self._kernel else sys.stderr,
         )
 

@@ -184,6 +184,7 @@ class DataConfig(_Section):
     max_size: Positive = 1333
     crop: bool = True
     flip: bool = True
+    group_by_aspect: bool = False  # batches of training of like width / height: less padding
     num_workers: NonNegative = 2
 
     @model_validator(mode="after")
@@ -201,7 +202,8 @@ class TrainConfig(_Section):
 
     seed: NonNegative = 0
     epochs: Positive = 300
-    batch_size: Positive = 2  # of one process
+    batch_size: Positive = 2  # of one process and pass
+    accumulate: Positive = 1  # passes a step; a step sees batch_size · accumulate · processes
     lr: Rate = 1e-4
     lr_backbone: Annotated[float, Field(ge=0)] = 1e-5  # 0: frozen
     weight_decay: Weight = 1e-4

@@ -26,6 +26,7 @@ class SetCriterion(nn.Module):
 
     Attributes:
         weight_dict: weight in the total of each loss that is returned.
+        names: of all that `forward` returns, in its order.
     """
 
     def __init__(
@@ -41,24 +42,28 @@ class SetCriterion(nn.Module):
         # Layer -> suffix of its names, in the reference's order of keys: the last layer first.
         self.suffixes = {num_layers - 1: "", **{i: f"_{i}" for i in range(num_layers - 1)}}
         self.weight_dict = {k + s: w for s in self.suffixes.values() for k, w in weights.items()}
+        numbers = (*weights, "cardinality_error")
+        self.names = [k + s for s in self.suffixes.values() for k in numbers]
+        self.names.insert(1, "class_error")
         class_weight = torch.ones(num_classes + 1)
         class_weight[-1] = eos_coef
         self.register_buffer("class_weight", class_weight, persistent=False)
 
     def normalizers(self, targets: Targets, num_queries: int) -> Tensor:
-        """What the losses of these targets are divided by, on the targets' device.
+        """What the values of these targets' batch are divided by.
 
-        Both depend on the targets alone, so they can be summed over processes and accumulated
+        All depend on the targets alone, so they can be summed over processes and accumulated
         batches before any forward pass; N processes then equal one (DESIGN 7).
 
         Returns:
-            (2,): number of boxes, and sum of the class weights of all queries.
+            (4,) on the criterion's device: number of boxes, sum of the class weights of all
+            queries, number of boxes that get a query, number of images.
         """
         boxes = sum(len(t["labels"]) for t in targets)
         matched = sum(min(len(t["labels"]), num_queries) for t in targets)
         class_weights = matched + self.eos_coef * (len(targets) * num_queries - matched)
-        device = targets[0]["labels"].device
-        return torch.tensor([boxes, class_weights], dtype=torch.float32, device=device)
+        numbers = [boxes, class_weights, matched, len(targets)]
+        return torch.tensor(numbers, dtype=torch.float32, device=self.class_weight.device)
 
     def forward(
         self, outputs: dict, targets: Targets, normalizers: Tensor | None = None
@@ -68,13 +73,15 @@ class SetCriterion(nn.Module):
         Args:
             outputs: the model's dict.
             targets: per image `labels` (G,) int64 and `boxes` (G, 4) cxcywh.
-            normalizers: (2,) of the global batch over the number of processes; this batch's where
-                left out.
+            normalizers: (4,) of the larger batch that these targets are a part of; theirs alone
+                where left out.
 
         Returns:
             Unweighted scalars in float32: `loss_ce`, `class_error`, `loss_bbox`, `loss_giou`,
-            `cardinality_error`, then the same without `class_error` with each suffix.
-            `class_error` and `cardinality_error` carry no gradient.
+            `cardinality_error`, then the same without `class_error` with each suffix. Of a part
+            they are its shares: those of all parts sum up to the larger batch's. `class_error` and
+            `cardinality_error` carry no gradient. `class_error` of a batch without boxes is NaN,
+            which means leave out; the reference gives 100, as if all its boxes were missed.
 
         Raises:
             matcher.NonFiniteError: predictions are NaN or infinite.
@@ -98,8 +105,8 @@ class SetCriterion(nn.Module):
         device = logits.device
         if normalizers is None:
             normalizers = self.normalizers(targets, Q)
-        normalizers = normalizers.to(device)
-        num_boxes, class_weights = normalizers[0].clamp(min=1), normalizers[1]
+        num_boxes, class_weights, num_matched, num_images = normalizers.to(device)
+        num_boxes = num_boxes.clamp(min=1)
 
         # Matched predictions of all layers as flat indices: every layer has as many, M.
         query, target = _flat_indices(matches, [len(t["labels"]) for t in targets], Q)
@@ -122,11 +129,10 @@ class SetCriterion(nn.Module):
         with torch.no_grad():
             predicted = flat_logits.argmax(-1)
             hit = predicted[-1].gather(0, query[-1]) == labels[target[-1]]
-            # No box in the batch: the reference reports 100; so do we, to keep its logs' meaning.
-            class_error = 100 - 100 * hit.sum() / max(hit.numel(), 1)
+            class_error = 100 * hit.numel() / num_matched - 100 * hit.sum() / num_matched
             found = (predicted != self.num_classes).reshape(L, B, Q).sum(-1).float()
             counts = torch.tensor([float(len(t["labels"])) for t in targets], device=device)
-            cardinality = (found - counts).abs().mean(1)
+            cardinality = (found - counts).abs().sum(1) / num_images
 
         out: dict[str, Tensor] = {}
         for i, suffix in self.suffixes.items():

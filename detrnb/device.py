@@ -6,15 +6,47 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+T = TypeVar("T")
+
+
+def processes() -> PartialState:
+    """This process among those that `torchrun` or accelerate's `notebook_launcher` started."""
+    # Without a CUDA device they run on the processor, which accelerate must be told: it would else
+    # take each for the only one.
+    launched = "LOCAL_RANK" in os.environ
+    return PartialState(cpu=launched and not torch.cuda.is_available())
 
 
 def default_device() -> torch.device:
     """Where to run: a GPU where there is one. Nothing else in the package chooses a device."""
-    return PartialState().device
+    return processes().device
+
+
+def from_main(compute: Callable[[], T]) -> T:
+    """What a function gives in the main process, in all of them, and so what it raises.
+
+    The other processes wait, and do not call it.
+    """
+    here = processes()
+    if here.num_processes == 1:
+        return compute()
+    outcome: list = [None, None]
+    if here.is_main_process:
+        try:
+            outcome[0] = compute()
+        except Exception as error:
+            outcome[1] = error
+    result, error = broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    return result
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -33,6 +65,7 @@ def make_accelerator(precision: str) -> Accelerator:
             precision = "bf16" if capabilities.get("amx_bf16") else "fp32"
     # accelerate keeps one state a process and refuses another precision; a notebook may want it.
     AcceleratorState._reset_state()
+    processes()
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 

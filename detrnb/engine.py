@@ -24,7 +24,7 @@ from detrnb.datasets.annotations import (
 from detrnb.datasets.loader import make_loader
 from detrnb.datasets.splits import open_split, split_paths, with_classes
 from detrnb.detr import DETR, build_criterion, build_detr, load_weights
-from detrnb.device import default_device, make_accelerator
+from detrnb.device import default_device, from_main, make_accelerator, processes
 from detrnb.epoch import Evaluation, evaluate
 from detrnb.logs import log_table, read_log
 from detrnb.progress import Progress
@@ -99,7 +99,7 @@ def evaluate_split(
     accelerator = make_accelerator(config.train.precision)
     loader = make_loader(dataset, config.train.batch_size, num_workers=config.data.num_workers)
     criterion = build_criterion(config.model).to(accelerator.device)
-    return evaluate(model, criterion, accelerator.prepare(loader), accelerator)
+    return evaluate(model, criterion, loader, accelerator)
 
 
 def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> Run:
@@ -126,8 +126,8 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
     return Run(folder.path, config, model, kept.get("classes"))
 
 
-def _open_folder(folder: RunFolder, config: Config, resume: str) -> dict | None:
-    """Make the run folder or see that it is this config's; the checkpoint to go on from, if any."""
+def _open_folder(folder: RunFolder, config: Config, resume: str) -> None:
+    """Make the run folder or see that it is this config's."""
     settings = config.model_dump(mode="json")
     if folder.config_path.exists():
         differing = config_differences(Config.completed(folder.read_config()), settings)
@@ -144,6 +144,10 @@ def _open_folder(folder: RunFolder, config: Config, resume: str) -> dict | None:
             )
     folder.create(settings)
     folder.repair_log()
+
+
+def _checkpoint(folder: RunFolder) -> dict | None:
+    """What a run goes on from, if there is anything."""
     state = None
     if folder.last.exists():
         state = torch.load(folder.last, map_location="cpu", weights_only=True)
@@ -166,7 +170,10 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     """Train and evaluate what a config describes, into `runs/<name>/`.
 
     A finished run is opened, not trained again; an interrupted one goes on and ends with the log of
-    an unbroken one.
+    an unbroken one. Of several processes each calls it alike; they train one run, as one process
+    would with batches as large as theirs together. torchrun starts them (`detrnb.train`), or in a
+    notebook, before anything uses a GPU there, `accelerate.notebook_launcher(train,
+    num_processes=2)` with a function that calls this one and returns nothing.
 
     Args:
         resume: `never` refuses a folder that holds the run already.
@@ -181,10 +188,10 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     stated = config.model_dump(mode="json", exclude_defaults=True)
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
     folder = RunFolder(project_root() / "runs" / name)
-    state = _open_folder(folder, config, resume)
+    from_main(lambda: _open_folder(folder, config, resume))
     if _epochs(folder) < config.train.epochs:
-        _train(config, folder, state)
-    else:
+        _train(config, folder, _checkpoint(folder))
+    elif processes().is_main_process:
         began = folder.read_provenance().get("started", "an unknown time")
         print(f"{folder.path.name}: opened the finished run of {began}; delete it to train anew")
     return load_run(folder.path)
@@ -196,7 +203,8 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     begin = time.perf_counter()
     training = Training(config, folder, state)
     training.write_provenance(before)
-    progress = Progress(folder.path.name, config.train.epochs, len(training.train_loader))
+    accelerator = training.accelerator
+    progress = Progress(folder.path.name, config.train.epochs, training.steps)
     logged = _epochs(folder)
     first = 0 if state is None else state["epoch"]
     try:
@@ -209,8 +217,9 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
             training.evaluate_epoch(state)
             now = time.perf_counter()
             training.write_provenance(before + now - begin)
-            if training.accelerator.is_main_process:
+            if accelerator.is_main_process:
                 left = (now - start) * (config.train.epochs - epoch - 1)
                 progress.epoch(folder.read_log(), now - start, left)
     finally:
         progress.close()
+    accelerator.wait_for_everyone()  # until the main process has written the last of it

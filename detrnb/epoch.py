@@ -1,11 +1,14 @@
 """One epoch of training, and evaluation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -14,12 +17,12 @@ from detrnb.criterion import SetCriterion, Targets
 from detrnb.datasets.coco import CocoDataset
 from detrnb.datasets.loader import FeatureDataset
 from detrnb.detr import DETR, postprocess
+from detrnb.device import from_main
 from detrnb.evaluate import CocoMetrics, evaluate_coco, load_ground_truth
+from detrnb.global_batch import GlobalBatch
 from detrnb.matcher import NonFiniteError
 
-
-class TrainingDiverged(ValueError):
-    """A loss, prediction or gradient became NaN or infinite; the last checkpoint is sound."""
+Batch = tuple[Tensor, Tensor, Targets]  # images or features, padding mask
 
 
 def _forward(model: nn.Module, core: DETR, inputs: Tensor, padding_mask: Tensor) -> dict:
@@ -30,24 +33,22 @@ def _forward(model: nn.Module, core: DETR, inputs: Tensor, padding_mask: Tensor)
 
 
 class _Averages:
-    """Unweighted means over iterations, as the reference's MetricLogger reports."""
+    """Unweighted means over iterations, as the reference's MetricLogger has; NaN is left out."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
 
     def add(self, values: dict[str, float]) -> None:
-        self.count += 1
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            known = not math.isnan(value)
+            self.sums[name] = self.sums.get(name, 0.0) + (value if known else 0.0)
+            self.counts[name] = self.counts.get(name, 0) + known
 
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over all iterations of all processes."""
-        sums = torch.tensor([*self.sums.values(), self.count], dtype=torch.float64)
-        if accelerator.num_processes > 1:
-            sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
-        *totals, count = sums.tolist()
-        return {name: total / count for name, total in zip(self.sums, totals, strict=True)}
+    def means(self) -> dict[str, float]:
+        """Means over all iterations; NaN of what was never known."""
+        counts = self.counts
+        return {n: total / counts[n] if counts[n] else math.nan for n, total in self.sums.items()}
 
 
 def _log_part(prefix: str, means: dict[str, float], weight_dict: dict[str, float]) -> dict:
@@ -57,31 +58,6 @@ def _log_part(prefix: str, means: dict[str, float], weight_dict: dict[str, float
     part |= {name: weight * means[name] for name, weight in weight_dict.items()}
     part |= {f"{name}_unscaled": mean for name, mean in means.items() if name not in ("lr", "loss")}
     return {f"{prefix}_{name}": value for name, value in part.items()}
-
-
-def _checked_values(loss: Tensor, losses: dict[str, Tensor]) -> dict[str, float]:
-    """The losses as numbers, in one copy to the host.
-
-    Raises:
-        NonFiniteError: one is NaN or infinite; names the last of them, which is a single loss where
-            the total is infinite because of it.
-    """
-    numbers = torch.stack([loss, *losses.values()]).detach().tolist()
-    values = dict(zip(["loss", *losses], numbers, strict=True))
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise NonFiniteError(bad[-1], [])
-    return values
-
-
-def _diverged(error: NonFiniteError, where: str, targets: Targets) -> TrainingDiverged:
-    """The error that tells the user what became NaN or infinite, where, and on which images."""
-    ids = [target["image_id"] for target in targets]
-    images = [ids[i] for i in error.images] or ids
-    return TrainingDiverged(
-        f"{error.tensor} is not finite {where}, image ids {images}. The last checkpoint is kept;"
-        " lower train.lr, or look at these images' boxes"
-    )
 
 
 def learning_rate_factor(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
@@ -113,6 +89,62 @@ def build_optimizer(model: DETR, train: TrainConfig) -> torch.optim.AdamW:
     )
 
 
+def _steps(loader: torch.utils.data.DataLoader, accumulate: int) -> Iterator[list[Batch]]:
+    """The batches of each step; the loader has them for whole steps."""
+    batches = iter(loader)
+    while step := list(islice(batches, accumulate)):
+        yield step
+
+
+def _train_step(
+    model: nn.Module,
+    criterion: SetCriterion,
+    batches: list[Batch],
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    clip_max_norm: float,
+    where: str,
+) -> dict[str, float]:
+    """One step on this process's batches; gives the losses of all that the step sees.
+
+    Raises:
+        TrainingDiverged: in all processes alike.
+    """
+    core = accelerator.unwrap_model(model)
+    batches = send_to_device(batches, accelerator.device)
+    targets = [target for *_, batch_targets in batches for target in batch_targets]
+    num_queries = core.query_embed.num_embeddings
+    whole = GlobalBatch(criterion, targets, num_queries, accelerator, where)
+
+    def loss_of(inputs: Tensor, padding_mask: Tensor, targets: Targets) -> Tensor:
+        with accelerator.autocast():
+            outputs = _forward(model, core, inputs, padding_mask)
+        # Gradients are averaged over processes, but shares add up.
+        return whole.judge(outputs, targets) * accelerator.num_processes
+
+    optimizer.zero_grad()
+    *first, last = batches
+    # A process that fails goes on with the others to where all of them stop.
+    for batch in first:
+        with accelerator.no_sync(model), suppress(NonFiniteError):
+            accelerator.backward(loss_of(*batch))
+    with suppress(NonFiniteError):
+        loss = loss_of(*last)
+    losses = whole.losses()
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(core.parameters(), clip_max_norm or math.inf).item()
+    if not math.isfinite(norm) and not _may_overflow(accelerator):
+        whole.fail(NonFiniteError("gradient norm", []), targets)
+        whole.losses()
+    optimizer.step()
+    return losses
+
+
+def _may_overflow(accelerator: Accelerator) -> bool:
+    """Whether fp16's loss scale can be why gradients are infinite: the scaler skips that step."""
+    return accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+
+
 def train_one_epoch(
     model: nn.Module,
     criterion: SetCriterion,
@@ -123,47 +155,30 @@ def train_one_epoch(
     epoch: int,
     on_step: Callable[[float], None] = lambda loss: None,
 ) -> dict[str, float]:
-    """Train over the loader once.
+    """Train over the loader once, `train.accumulate` batches of it a step.
 
     Returns:
-        The epoch's means under the log's `train_` keys.
+        The epoch's means under the log's `train_` keys, of the batches of all processes and passes.
 
     Raises:
-        TrainingDiverged: something became NaN or infinite; names step, images and tensor.
+        TrainingDiverged: something became NaN or infinite, in whichever process; names step, images
+            and tensor.
     """
-    core = accelerator.unwrap_model(model)
-    num_queries = core.query_embed.num_embeddings
     averages = _Averages()
+    steps = len(loader) // train.accumulate
     model.train()
-    for step, (inputs, padding_mask, targets) in enumerate(loader):
-        factor = learning_rate_factor(train, epoch * len(loader) + step, len(loader))
+    for step, batches in enumerate(_steps(loader, train.accumulate)):
+        factor = learning_rate_factor(train, epoch * steps + step, steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        normalizers = criterion.normalizers(targets, num_queries)
-        if accelerator.num_processes > 1:  # gradients are averaged over processes
-            normalizers = accelerator.reduce(normalizers, "mean")
-        try:
-            with accelerator.autocast():
-                outputs = _forward(model, core, inputs, padding_mask)
-            losses = criterion(outputs, targets, normalizers)
-            loss = criterion.total(losses)
-            values = _checked_values(loss, losses)
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(
-                core.parameters(), train.clip_max_norm or math.inf
-            ).item()
-            # With a gradient scaler an infinite norm is a skipped step, not the end.
-            if accelerator.scaler is None and not math.isfinite(norm):
-                raise NonFiniteError("gradient norm", [])
-        except NonFiniteError as error:
-            rate = optimizer.param_groups[0]["lr"]
-            where = f"at epoch {epoch + 1}, step {step + 1} (learning rate {rate:.2e})"
-            raise _diverged(error, where, targets) from error
-        optimizer.step()
-        averages.add({"lr": optimizer.param_groups[0]["lr"], **values})
-        on_step(values["loss"])
-    return _log_part("train", averages.means(accelerator), criterion.weight_dict)
+        rate = optimizer.param_groups[0]["lr"]
+        where = f"at epoch {epoch + 1}, step {step + 1} (learning rate {rate:.2e})"
+        losses = _train_step(
+            model, criterion, batches, optimizer, accelerator, train.clip_max_norm, where
+        )
+        averages.add({"lr": rate, **losses})
+        on_step(losses["loss"])
+    return _log_part("train", averages.means(), criterion.weight_dict)
 
 
 @dataclass(frozen=True)
@@ -196,33 +211,40 @@ def evaluate(
     loader: torch.utils.data.DataLoader,
     accelerator: Accelerator,
 ) -> Evaluation:
-    """Losses and COCO metrics over a loader in evaluation mode.
+    """Losses and COCO metrics over a loader in evaluation mode, each image in one process.
 
     Raises:
         TrainingDiverged: a prediction or loss is NaN or infinite; names images and tensor.
     """
     core = accelerator.unwrap_model(model)
     dataset = _annotated(loader.dataset)
+    num_queries = core.query_embed.num_embeddings
     averages, detections = _Averages(), {}
     model.eval()
-    for inputs, padding_mask, targets in loader:
-        with accelerator.autocast():
-            outputs = _forward(model, core, inputs, padding_mask)
-        try:
-            losses = criterion(outputs, targets)
-            averages.add(_checked_values(criterion.total(losses), losses))
-        except NonFiniteError as error:
-            raise _diverged(error, "in evaluation", targets) from error
-        sizes = torch.tensor([t["orig_size"] for t in targets])
-        # To the host once a batch, not once an image.
-        on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
-        for target, found in zip(targets, postprocess(on_host, sizes), strict=True):
-            category_ids = dataset.to_category_ids(found["labels"])
-            detections[target["image_id"]] = found | {"category_ids": category_ids}
-    if accelerator.num_processes > 1:
-        gathered = [None] * accelerator.num_processes
-        torch.distributed.all_gather_object(gathered, detections)
-        detections = {image_id: found for part in gathered for image_id, found in part.items()}
-    metrics = evaluate_coco(load_ground_truth(dataset.annotations), detections)
-    log = _log_part("test", averages.means(accelerator), criterion.weight_dict)
+    steps = max(gather_object([len(loader)]))  # of the last batch some processes have no part
+    for _, batch in zip_longest(range(steps), loader):
+        inputs, padding_mask, targets = send_to_device(batch, accelerator.device) or ([], [], [])
+        whole = GlobalBatch(criterion, targets, num_queries, accelerator, "in evaluation")
+        if targets:
+            with accelerator.autocast():
+                outputs = _forward(core, core, inputs, padding_mask)
+            with suppress(NonFiniteError):  # all processes stop, next
+                whole.judge(outputs, targets)
+        averages.add(whole.losses())
+        if targets:
+            for target, found in zip(targets, _detect(outputs, targets), strict=True):
+                found["category_ids"] = dataset.to_category_ids(found["labels"])
+                detections[target["image_id"]] = found
+    detections = dict(sorted(gather_object([*detections.items()])))
+    metrics = from_main(lambda: evaluate_coco(load_ground_truth(dataset.annotations), detections))
+    log = _log_part("test", averages.means(), criterion.weight_dict)
     return Evaluation(log, metrics, detections)
+
+
+def _detect(outputs: dict, targets: Targets) -> list[dict[str, Tensor]]:
+    """Detections of each image, on the CPU."""
+    sizes = torch.tensor([target["orig_size"] for target in targets])
+    # To the host once a batch, not once an image.
+    on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
+    # Not views: they would take their whole batch along when processes exchange them.
+    return [{k: v.clone() for k, v in found.items()} for found in postprocess(on_host, sizes)]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from detrnb.config import Config
 from detrnb.engine import fit
-from detrnb.epoch import TrainingDiverged
+from detrnb.global_batch import TrainingDiverged
 from detrnb.progress import duration
 from detrnb.registry import BASELINE, combinations
 from detrnb.runs import RunFolder, config_differences, project_root

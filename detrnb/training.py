@@ -19,8 +19,9 @@ from detrnb.datasets.coco import CocoDataset
 from detrnb.datasets.loader import compute_features, make_loader
 from detrnb.datasets.splits import check_splits, open_split
 from detrnb.detr import DETR, added_parameters, build_criterion, build_detr, load_weights
-from detrnb.device import device_name, make_accelerator, peak_memory_mb
-from detrnb.epoch import TrainingDiverged, build_optimizer, evaluate, train_one_epoch
+from detrnb.device import device_name, from_main, make_accelerator, peak_memory_mb
+from detrnb.epoch import build_optimizer, evaluate, train_one_epoch
+from detrnb.global_batch import TrainingDiverged
 from detrnb.progress import Progress
 from detrnb.registry import resolve
 from detrnb.runs import RunFolder, project_root, provenance
@@ -70,26 +71,31 @@ class Training:
         model = self._build(state)
         self.num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.train.cache_features:
-            datasets = [
-                compute_features(d, self._encoder(model), kept=self._features_path(d, model))
-                for d in datasets
-            ]
+            with self.accelerator.local_main_process_first():  # the others read what it keeps
+                datasets = [
+                    compute_features(d, self._encoder(model), kept=self._features_path(d, model))
+                    for d in datasets
+                ]
         self.train_set = datasets[0]
         self.criterion = build_criterion(config.model).to(self.accelerator.device)
-        self.model, self.optimizer, self.train_loader, self.val_loader = self.accelerator.prepare(
-            model, build_optimizer(model, config.train), *self._loaders(datasets)
+        self.train_loader, self.val_loader = self._loaders(datasets)
+        self.steps = len(self.train_loader) // config.train.accumulate  # of an epoch
+        self.model, self.optimizer = self.accelerator.prepare(
+            model, build_optimizer(model, config.train)
         )
-        self.provenance["steps_per_epoch"] = len(self.train_loader)
+        self.provenance["steps_per_epoch"] = self.steps
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
-            if self.accelerator.scaler is not None:
+            # None: of a run that began on a device which needs no scaler.
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
         else:
             self._keep_history(0)
 
     def _open_data(self) -> list[CocoDataset]:
         """Training and validation split, checked."""
-        data, report = self.config.data, check_splits(self.config)
+        # Only the main process reads all of it, and makes the toy set.
+        data, report = self.config.data, from_main(lambda: check_splits(self.config))
         if report.errors:
             raise ValueError("\n".join(["the data has errors:", *map(str, report.errors)]))
         if report.warnings and self.accelerator.is_main_process:
@@ -102,7 +108,9 @@ class Training:
 
     def _provenance(self, datasets: list[CocoDataset]) -> dict:
         """How the run is made; of a resumed run, how it began, and when it went on."""
-        data = self.config.data
+        data, train = self.config.data, self.config.train
+        num_processes = self.accelerator.num_processes
+        global_batch = train.batch_size * train.accumulate * num_processes
         fingerprints = {
             split if split in data.splits else d.annotations.stem: fingerprint(d.annotations)
             for split, d in zip((data.train_split, data.val_split), datasets, strict=True)
@@ -113,15 +121,24 @@ class Training:
                 f"{self.folder.path} was trained on other annotations ({before['data']} there,"
                 f" {fingerprints} now); give this run another name"
             )
+        if before and before["global_batch"] != global_batch:
+            raise ValueError(
+                f"{self.folder.path} was trained with {before['global_batch']} images a step, now"
+                f" it would be {global_batch} (train.batch_size {train.batch_size} x"
+                f" train.accumulate {train.accumulate} x {num_processes} processes). Start as many"
+                " processes as before, or give this run another name"
+            )
+        now["device"] = device_name(self.accelerator.device)
+        now["precision"] = self.accelerator.mixed_precision
         if before:
-            going_on = {key: now[key] for key in ("started", "git_commit", "git_dirty")}
+            keys = ("started", "git_commit", "git_dirty", "device", "precision")
+            going_on = {key: now[key] for key in keys}
             return before | {"resumed": [*before.get("resumed", []), going_on]}
         return now | {
-            "device": device_name(self.accelerator.device),
-            "precision": self.accelerator.mixed_precision,
-            "seed": self.config.train.seed,
+            "seed": train.seed,
             "data": fingerprints,
-            "global_batch": self.config.train.batch_size * self.accelerator.num_processes,
+            "processes": num_processes,
+            "global_batch": global_batch,
         }
 
     def _build(self, state: dict | None) -> DETR:
@@ -143,17 +160,24 @@ class Training:
         return model.place(self.accelerator.device)
 
     def _loaders(self, datasets: list[Dataset]) -> list[torch.utils.data.DataLoader]:
-        """Batches to train on, shuffled, and to evaluate."""
-        train = self.config.train
+        """This process's batches to train on, shuffled, and to evaluate."""
+        train, data, accelerator = self.config.train, self.config.data, self.accelerator
+        train_set, val_set = datasets
+        shared = {
+            "num_workers": data.num_workers,
+            "process": (accelerator.process_index, accelerator.num_processes),
+            "pin_memory": accelerator.device.type == "cuda",
+        }
         return [
             make_loader(
-                dataset,
+                train_set,
                 train.batch_size,
-                num_workers=self.config.data.num_workers,
-                seed=seed,
-                pin_memory=self.accelerator.device.type == "cuda",
-            )
-            for dataset, seed in zip(datasets, (train.seed, None), strict=True)
+                seed=train.seed,
+                accumulate=train.accumulate,
+                group_by_aspect=data.group_by_aspect,
+                **shared,
+            ),
+            make_loader(val_set, train.batch_size, **shared),
         ]
 
     def _features_path(self, dataset: CocoDataset, model: DETR) -> Path:
@@ -206,7 +230,7 @@ class Training:
         # draw different dropout.
         rank = self.accelerator.process_index
         torch.manual_seed(self.config.train.seed * 1_000_003 + epoch + rank * 2**40)
-        self.train_loader.set_epoch(epoch)
+        self.train_loader.batch_sampler.set_epoch(epoch)
         if isinstance(self.train_set, CocoDataset):
             self.train_set.set_epoch(epoch)
         line = train_one_epoch(

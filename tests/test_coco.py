@@ -194,4 +194,4 @@ def test_fingerprint_changes_with_the_annotations(root):
 def test_dataset_holds_annotations_in_flat_arrays(root):
     held = {name: v for name, v in vars(read(root)).items() if isinstance(v, (list, dict))}
     assert held == {"classes": {0: (2, "class 2"), 1: (5, "class 5"), 2: (7, "class 7")}}
-    assert sum(isinstance(v, np.ndarray) for v in vars(read(root)).values()) == 5
+    assert sum(isinstance(v, np.ndarray) for v in vars(read(root)).values()) == 6

@@ -171,6 +171,15 @@ def test_log_that_contradicts_its_provenance_is_named(tmp_path):
     assert "which does not divide it" in found.findings[0]["images an epoch"].because
 
 
+def test_accumulated_batches_are_no_processes(tmp_path):
+    accumulated = {"train.batch_size": 8, "train.accumulate": 2}  # of the run's 32 a step
+    found = audit(
+        write_run(tmp_path, "detr", 0, 0.3),
+        write_run(tmp_path, "two", 0, 0.3, settings=accumulated),
+    )
+    assert texts(found, "processes") == ("1", "2")
+
+
 def constant(rates):
     return [{"train_lr": rate, "train_loss": 2.0, "epoch": e} for e, rate in enumerate(rates)]
 

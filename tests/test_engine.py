@@ -15,19 +15,18 @@ import torch
 import detrnb
 from detrnb import Config, fit, load_run, open_split
 from detrnb.config import TrainConfig
-from detrnb.datasets.loader import EpochSampler
 from detrnb.datasets.splits import with_classes
 from detrnb.detr import build_criterion, build_detr
 from detrnb.device import make_accelerator
 from detrnb.engine import Run
 from detrnb.epoch import (
-    TrainingDiverged,
     _log_part,
     build_optimizer,
     learning_rate_factor,
     train_one_epoch,
 )
 from detrnb.evaluate import evaluate_coco, load_ground_truth
+from detrnb.global_batch import TrainingDiverged
 from detrnb.runs import RunFolder
 from detrnb.training import Training
 
@@ -148,6 +147,27 @@ def test_dropout_and_images_resume_to_the_log_of_the_unbroken(monkeypatch):
             fit(config, name="augmented-killed")
     fit(config, name="augmented-killed")
     assert log_of("augmented-killed") == log_of("augmented")
+
+
+def test_run_goes_on_where_gradients_need_a_scale(monkeypatch):
+    """As from a processor, or a GPU with bf16, to one without; its arithmetic aside."""
+    with monkeypatch.context() as patch:
+        _stop_at(patch, "train_epoch", epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), name="scaled")
+    make = make_accelerator
+
+    def scaling(precision):
+        accelerator = make(precision)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        return accelerator
+
+    monkeypatch.setattr("detrnb.training.make_accelerator", scaling)
+    fit(tiny(), name="scaled")
+    state = torch.load("runs/scaled/last.pt", weights_only=True)
+    assert state["scaler"]["scale"] == 1.0
+    for ours, theirs in zip(log_of("scaled"), log_of("unbroken"), strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
 
 
 def test_finished_run_is_opened_not_trained(monkeypatch):
@@ -401,17 +421,6 @@ def test_cosine_schedule_rises_then_falls_to_nothing():
     assert factors[12] == pytest.approx(0.5)
     assert sorted(factors[4:], reverse=True) == factors[4:]
     assert 0 < factors[-1] < 0.02
-
-
-def test_sampler_order_depends_on_seed_and_epoch_alone():
-    sampler = EpochSampler(10, seed=1)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    second = list(sampler)
-    sampler.set_epoch(0)
-    assert list(sampler) == first != second
-    assert sorted(first) == sorted(second) == list(range(10))
-    assert list(EpochSampler(10, seed=2)) != first
 
 
 def test_features_are_kept_for_other_runs_until_an_image_changes(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ FLOORS = [
     ["transformer", "criterion"],
     ["detr"],
     ["variants", "recording", "parts"],
-    ["progress", "epoch", "training", "engine"],
+    ["progress", "global_batch", "epoch", "training", "engine"],
     ["train", "study", "workbook", "views", "explore"],
 ]
 WITHOUT_TORCH = {"registry", "config", "logs", "runs", "compare"}

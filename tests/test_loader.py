@@ -2,11 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from detrnb.config import Config
-from detrnb.datasets.loader import compute_features, make_loader
+from detrnb.datasets.loader import _workers, compute_features, make_loader
 from detrnb.datasets.splits import open_split
 from detrnb.detr import build_detr
 
@@ -75,8 +76,32 @@ def test_features_of_images_of_two_sizes_are_refused(config):
 
 def test_fewer_images_than_a_batch_is_refused(config):
     train = open_split(config.data, "train2017", train=True)
-    with pytest.raises(ValueError, match=r"10 training images are fewer than train\.batch_size 16"):
+    with pytest.raises(ValueError, match=r"10 training images are fewer .* train\.batch_size 16$"):
         make_loader(train, 16, num_workers=0, seed=0)
+    with pytest.raises(ValueError, match=r"batch_size 2 x train\.accumulate 3 x 2 processes"):
+        make_loader(train, 2, num_workers=0, seed=0, accumulate=3, process=(1, 2))
+
+
+def test_workers_are_at_most_a_processs_part_of_its_cores(monkeypatch):
+    def workers(wanted: int, cores: int, processes: int) -> int:
+        monkeypatch.setattr("detrnb.datasets.loader.cpu_count", lambda: cores)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        return _workers(wanted)
+
+    assert workers(4, cores=8, processes=1) == 4
+    assert workers(4, cores=2, processes=1) == 2  # as on Colab
+    assert workers(4, cores=16, processes=8) == 2
+    assert workers(4, cores=2, processes=4) == 0
+    assert workers(0, cores=8, processes=1) == 0
+
+
+def test_batches_by_aspect_need_sizes_in_the_annotations(config):
+    train = open_split(config.data, "train2017", train=True)
+    grouped = make_loader(train, 2, num_workers=0, seed=0, group_by_aspect=True)
+    assert grouped.batch_sampler.aspects.tolist() == [1.0] * 10
+    train.image_sizes[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"no width and height of 1 images, such as 4, which"):
+        make_loader(train, 2, num_workers=0, seed=0, group_by_aspect=True)
 
 
 def test_workers_read_what_one_process_reads(config):

@@ -215,7 +215,7 @@ def _who_shows_them(record: Record, count: int, processes: int) -> str:
 def _processes(record: Record, splits: list[tuple[int, int]]) -> Finding:
     own, total = record.config.get("train", {}), record.provenance.get("global_batch")
     if "batch_size" in own and total:
-        number = total // own["batch_size"]
+        number = total // (own["batch_size"] * own.get("accumulate", 1))
         return Finding(str(number), "recorded", value="one" if number == 1 else "several")
     order = _order(record)
     if order is None:

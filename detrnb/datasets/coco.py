@@ -89,6 +89,7 @@ class CocoDataset(Dataset):
     Attributes:
         annotations: the annotation file.
         image_ids: (n,) int64, of the samples in order.
+        image_sizes: (n, 2) float64, width and height by the file; NaN where it does not tell.
         classes: label -> category id and name, of the labels that have a category.
         category_ids: label -> category id.
         class_names: label -> name; "N/A" for a label without category.
@@ -137,6 +138,7 @@ class CocoDataset(Dataset):
         )
         order = np.argsort(content.image_ids)
         self.image_ids = content.image_ids[order]
+        self.image_sizes = content.image_sizes[order]
         self._file_names = content.file_names[order]
         self._set_boxes(content)
 

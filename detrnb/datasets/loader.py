@@ -1,37 +1,21 @@
-"""Batches: in an order that only seed and epoch decide, of images or of features computed once."""
+"""Batches of images, or of features computed once, as tensors."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from detrnb.bar import Bar
+from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.coco import CocoDataset, Target, collate
 from detrnb.runs import cpu_count
 
 _TENSORS = ("boxes", "labels")  # of a target; the rest of it are plain numbers
 Batch = tuple[Tensor, Tensor, list[Target]]
-
-
-class EpochSampler(Sampler[int]):
-    """A fresh order each epoch, the same whoever asks: it depends on (seed, epoch) alone."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch whose order is given next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.length, generator=generator).tolist())
 
 
 class FeatureDataset(Dataset):
@@ -129,28 +113,61 @@ def make_loader(
     *,
     num_workers: int,
     seed: int | None = None,
+    process: tuple[int, int] = (0, 1),
+    accumulate: int = 1,
+    group_by_aspect: bool = False,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches for training (with a seed: shuffled, whole batches) or evaluation (in order, all).
+    """Batches for training (with a seed: shuffled, whole steps) or evaluation (in order, all).
+
+    Args:
+        process: number of this process, and of processes that share the batches of a step.
+        accumulate: batches that a process has for each step of training.
+        group_by_aspect: whether images of like aspect ratio share a batch of training.
 
     Raises:
-        ValueError: the data set is smaller than one batch of training.
+        ValueError: the data set is smaller than what one step of training needs.
     """
-    train = seed is not None
-    if train and len(dataset) < batch_size:
-        raise ValueError(
-            f"{len(dataset)} training images are fewer than train.batch_size {batch_size}"
+    if seed is None:
+        batches = EvalBatches(len(dataset), batch_size, process=process)
+    else:
+        needed = batch_size * accumulate * process[1]
+        if len(dataset) < needed:
+            factors = f"{batch_size} x train.accumulate {accumulate} x {process[1]} processes"
+            raise ValueError(
+                f"{len(dataset)} training images are fewer than a step needs: train.batch_size"
+                f" {factors if needed > batch_size else batch_size}"
+            )
+        aspects = _aspects(getattr(dataset, "source", dataset)) if group_by_aspect else None
+        batches = TrainBatches(
+            len(dataset), batch_size, seed, process=process, accumulate=accumulate, aspects=aspects
         )
-    workers = min(num_workers, cpu_count() or 1)
+    workers = _workers(num_workers)
     return DataLoader(
         dataset,
-        batch_size,
-        sampler=EpochSampler(len(dataset), seed) if train else None,
+        batch_sampler=batches,
         collate_fn=collate_features if isinstance(dataset, FeatureDataset) else collate,
-        drop_last=train,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         # Its own, or starting workers would draw from the stream that dropout draws from.
         generator=torch.Generator(),
     )
+
+
+def _aspects(dataset: CocoDataset) -> np.ndarray:
+    """Width over height of each image, by the annotation file."""
+    widths, heights = dataset.image_sizes.T
+    unknown = dataset.image_ids[~np.isfinite(widths / heights)]
+    if len(unknown):
+        raise ValueError(
+            f"{dataset.annotations} has no width and height of {len(unknown)} images, such as"
+            f" {unknown[0]}, which data.group_by_aspect needs; set it to False"
+        )
+    return widths / heights
+
+
+def _workers(wanted: int) -> int:
+    """Loader processes: not more than this process's part of the cores that it may use."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, says torchrun
+    return min(wanted, (cpu_count() or 1) // processes)
