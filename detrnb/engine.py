@@ -6,6 +6,7 @@ model from it.
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from detrnb.detr import DETR, build_criterion, build_detr, load_weights
 from detrnb.device import default_device, from_main, make_accelerator, processes
 from detrnb.epoch import Evaluation, evaluate
 from detrnb.logs import log_table, read_log
+from detrnb.mirror import Mirror, bring_back
 from detrnb.progress import Progress
 from detrnb.runs import RunFolder, config_differences, project_root, run_name
 from detrnb.training import Training
@@ -175,6 +177,8 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     notebook, before anything uses a GPU there, `accelerate.notebook_launcher(train,
     num_processes=2)` with a function that calls this one and returns nothing.
 
+    The folder is copied after each epoch to where mirror.py says, and brought back from there.
+
     Args:
         resume: `never` refuses a folder that holds the run already.
         name: of the folder; preset, variant, seed and a hash of the config unless given.
@@ -183,12 +187,13 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
         ValueError: the folder holds another config's run, or the data cannot be read.
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
-    config = with_classes(config)
+    config = from_main(partial(with_classes, config))
     # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
     stated = config.model_dump(mode="json", exclude_defaults=True)
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
     folder = RunFolder(project_root() / "runs" / name)
-    from_main(lambda: _open_folder(folder, config, resume))
+    from_main(partial(bring_back, folder))
+    from_main(partial(_open_folder, folder, config, resume))
     if _epochs(folder) < config.train.epochs:
         _train(config, folder, _checkpoint(folder))
     elif processes().is_main_process:
@@ -204,6 +209,7 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     training = Training(config, folder, state)
     training.write_provenance(before)
     accelerator = training.accelerator
+    mirror = Mirror(folder)
     progress = Progress(folder.path.name, config.train.epochs, training.steps)
     logged = _epochs(folder)
     first = 0 if state is None else state["epoch"]
@@ -218,6 +224,7 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
             now = time.perf_counter()
             training.write_provenance(before + now - begin)
             if accelerator.is_main_process:
+                mirror.update()
                 left = (now - start) * (config.train.epochs - epoch - 1)
                 progress.epoch(folder.read_log(), now - start, left)
     finally:

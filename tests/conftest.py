@@ -6,3 +6,5 @@ import os
 os.environ["MPLBACKEND"] = "Agg"
 # A test that reaches for weights or data on a hub fails at once instead of hanging.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# No test's run is copied to where the user keeps copies of runs.
+os.environ["DETRNB_MIRROR"] = ""

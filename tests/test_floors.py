@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrnb"
 
 # From the ground up; a folder stands for all its files.
 FLOORS = [
-    ["registry", "config", "boxes", "logs", "runs", "bar"],
+    ["registry", "config", "boxes", "logs", "runs", "bar", "mirror"],
     ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots", "device"],
     ["transformer", "criterion"],
     ["detr"],
@@ -19,7 +19,7 @@ FLOORS = [
     ["progress", "global_batch", "epoch", "training", "engine"],
     ["train", "study", "workbook", "views", "explore"],
 ]
-WITHOUT_TORCH = {"registry", "config", "logs", "runs", "compare"}
+WITHOUT_TORCH = {"registry", "config", "logs", "runs", "mirror", "compare"}
 
 
 def unit(path: Path) -> str:
