@@ -1,0 +1,116 @@
+"""What each of two processes does in test_processes.py, which starts them with torchrun.
+
+In the folder given: train a run, be refused its folder, train it again with an interruption, train
+it with accumulated batches, and so that the second process alone meets a NaN. What was raised is
+written to files.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from detrnb.config import Config
+from detrnb.criterion import SetCriterion
+from detrnb.datasets.batches import TrainBatches
+from detrnb.engine import fit
+from detrnb.global_batch import TrainingDiverged
+from detrnb.matcher import NonFiniteError
+from detrnb.training import Training
+
+SETTINGS = {
+    "model.num_encoder_layers": 1,
+    "model.num_decoder_layers": 2,
+    "data.toy.num_images": (18, 9, 2),  # two steps of 8 images; a batch of 8 to evaluate, and of 1
+    "train.batch_size": 4,
+    "train.epochs": 2,
+    "train.precision": "fp32",
+}
+ACCUMULATED = {"batch_size": 2, "accumulate": 2}  # the same images a step
+
+
+def config(**train: int) -> Config:
+    dotted = {f"train.{key}": value for key, value in train.items()}
+    return Config.preset("smoke", overrides=SETTINGS | dotted)
+
+
+def second_process_first_batch() -> list[int]:
+    """Places of the images in its first batch of all."""
+    return next(iter(TrainBatches(18, 4, config().train.seed, process=(1, 2))))
+
+
+@contextmanager
+def recorded_norms(file: Path) -> Iterator[None]:
+    """Write the norm of each step's gradient to a file.
+
+    Losses and weights do not tell a gradient's scale: clipping and AdamW's division undo it.
+    """
+    clip, norms = Accelerator.clip_grad_norm_, []
+
+    def recording(self: Accelerator, *arguments: object) -> Tensor:
+        norms.append(clip(self, *arguments))
+        return norms[-1]
+
+    Accelerator.clip_grad_norm_ = recording
+    yield
+    Accelerator.clip_grad_norm_ = clip
+    file.write_text(json.dumps([norm.item() for norm in norms]))
+
+
+def refused(rank: int) -> None:
+    """The first process sees that the folder is taken; the second has made nothing of it."""
+    try:
+        fit(config(), name="together", resume="never")
+    except ValueError as error:
+        Path(f"refused-{rank}.txt").write_text(str(error))
+
+
+def interrupted() -> None:
+    """A run that breaks off between training and evaluation of its second epoch, and goes on."""
+    evaluate_epoch = Training.evaluate_epoch
+
+    def dying(self: Training, state: dict) -> None:
+        if state["epoch"] == 1:
+            raise KeyboardInterrupt
+        evaluate_epoch(self, state)
+
+    Training.evaluate_epoch = dying
+    try:
+        fit(config(), name="interrupted")
+    except KeyboardInterrupt:
+        Training.evaluate_epoch = evaluate_epoch
+    fit(config(), name="interrupted")
+
+
+def diverging(rank: int) -> None:
+    """A run in which the second process meets a NaN in the first of a step's two batches."""
+    forward, calls = SetCriterion.forward, []
+
+    def spoiled(self: SetCriterion, *arguments: object) -> dict:
+        calls.append(1)
+        if rank == 1 and len(calls) == 3:
+            raise NonFiniteError("pred_boxes of decoder layer 1", [1])
+        return forward(self, *arguments)
+
+    SetCriterion.forward = spoiled
+    try:
+        fit(config(**ACCUMULATED), name="diverging")
+    except TrainingDiverged as error:
+        Path(f"diverged-{rank}.txt").write_text(str(error))
+
+
+if __name__ == "__main__":
+    os.chdir(sys.argv[1])
+    rank = int(os.environ["RANK"])
+    with recorded_norms(Path(f"norms-together-{rank}.json")):
+        fit(config(), name="together")
+    refused(rank)
+    interrupted()
+    with recorded_norms(Path(f"norms-accumulated-{rank}.json")):
+        fit(config(**ACCUMULATED), name="accumulated")
+    diverging(rank)
