@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from detrnb.datasets.splits import open_split as open_split
     from detrnb.detr import build_criterion as build_criterion
     from detrnb.detr import build_detr as build_detr
-    from detrnb.detr import load_weights as load_weights
     from detrnb.detr import postprocess as postprocess
     from detrnb.engine import fit as fit
     from detrnb.engine import load_run as load_run
     from detrnb.registry import VARIANTS as VARIANTS
+    from detrnb.weights import load_weights as load_weights
 
 # Imported when first used: who only reads logs need not wait for torch.
 _MODULES = {
@@ -30,7 +30,7 @@ _MODULES = {
     "build_detr": "detr",
     "fit": "engine",
     "load_run": "engine",
-    "load_weights": "detr",
+    "load_weights": "weights",
     "open_split": "datasets.splits",
     "postprocess": "detr",
 }

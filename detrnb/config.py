@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from detrnb.official import OFFICIAL
 from detrnb.registry import BASELINE, VARIANTS, nearest, resolve
 
 Positive = Annotated[int, Field(gt=0)]
@@ -213,9 +214,8 @@ class TrainConfig(_Section):
     clip_max_norm: Weight = 0.1  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     cache_features: bool = False  # of a frozen backbone: computed once, kept in runs/features
-    init_from: str | None = (
-        None  # weights to start from: checkpoint or run, from the project's folder
-    )
+    # Weights to start from: a name in official.py, or path of a checkpoint or run in the project.
+    init_from: str | None = None
 
 
 class Config(_Section):
@@ -236,6 +236,14 @@ class Config(_Section):
                 f" {self.data.train_sizes}, {self.data.eval_size}) and train.lr_backbone=0 (found"
                 f" {self.train.lr_backbone})"
             )
+        official = OFFICIAL.get(self.train.init_from)
+        wrong = [
+            f"model.{key}={expected!r} (found {getattr(self.model, key)!r})"
+            for key, expected in (official.settings if official else {}).items()
+            if getattr(self.model, key) != expected
+        ]
+        if wrong:
+            raise ValueError(f"train.init_from={self.train.init_from!r} needs {', '.join(wrong)}")
         return self
 
     @classmethod

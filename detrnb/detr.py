@@ -1,14 +1,12 @@
-"""DETR: backbone, transformer and prediction heads; building, loading, post-processing.
+"""DETR: backbone, transformer and prediction heads; building, post-processing.
 
 Source: Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, and the reference's
 `models/detr.py`. Official checkpoints load with `strict=True`.
 """
 
 import importlib
-import pickle
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -252,63 +250,6 @@ def postprocess(outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
         {"scores": s, "labels": c, "boxes": b}
         for s, c, b in zip(scores, labels, boxes, strict=True)
     ]
-
-
-def load_weights(model: DETR, path: str | Path) -> tuple[str, ...]:
-    """Load all of a model's weights: from a checkpoint of ours, an official one, or a state dict.
-
-    DETR's weights load into its variants too; one with `starts_as_detr` in the registry then
-    computes what that DETR computes.
-
-    Returns:
-        Names of the tensors that the file lacks because the variant adds them.
-
-    Raises:
-        ValueError: no such file, or its tensors are not this model's; names the first few.
-    """
-    state = _read_state(Path(path))
-    ours = model.state_dict()
-    adding = {  # modules all of whose own parameters are absent
-        prefix: (module, names)
-        for prefix, module, names in added_parameters(model)
-        if not names & state.keys()
-    }
-    new = {name for _, names in adding.values() for name in names}
-    faults = {
-        "missing": ours.keys() - state.keys() - new,
-        "not in this model": state.keys() - ours.keys(),
-        "of another shape": {
-            k for k in ours.keys() & state.keys() if ours[k].shape != state[k].shape
-        },
-    }
-    if any(faults.values()):
-        listed = "; ".join(
-            f"{len(names)} {fault}, such as {', '.join(sorted(names)[:3])}"
-            for fault, names in faults.items()
-            if names
-        )
-        raise ValueError(
-            f"the weights in {path} do not fit this model: {listed}. Build it from the config that"
-            " they were trained with"
-        )
-    for prefix, (module, _) in adding.items():
-        module.start_as_detr(state, prefix)
-    model.load_state_dict(state)
-    return tuple(name for name in ours if name in new)
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file by name."""
-    if not path.is_file():
-        raise ValueError(f"no weights at {path}: expected a checkpoint such as a run's best.pt")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as weights ({str(error).splitlines()[0]}); expected a dict of"
-            " tensors saved by torch.save, without other Python objects"
-        ) from error
-    return dict(state.get("model", state))
 
 
 def added_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, set[str]]]:

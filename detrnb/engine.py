@@ -24,7 +24,7 @@ from detrnb.datasets.annotations import (
 )
 from detrnb.datasets.loader import make_loader
 from detrnb.datasets.splits import open_split, split_paths, with_classes
-from detrnb.detr import DETR, build_criterion, build_detr, load_weights
+from detrnb.detr import DETR, build_criterion, build_detr
 from detrnb.device import default_device, from_main, make_accelerator, processes
 from detrnb.epoch import Evaluation, evaluate
 from detrnb.logs import log_table, read_log
@@ -32,6 +32,7 @@ from detrnb.mirror import Mirror, bring_back
 from detrnb.progress import Progress
 from detrnb.runs import RunFolder, config_differences, project_root, run_name
 from detrnb.training import Training
+from detrnb.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,11 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
     config = Config.from_dict(folder.read_config())
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     weights = folder.last if checkpoint == "last" else folder.best
-    new = load_weights(model, weights)
-    if new:
+    changes = load_weights(model, weights.absolute()).changes
+    if changes:
         raise ValueError(
-            f"{weights} lacks {', '.join(new)}, which {config.model.variant!r} in config.json has;"
-            " it is of another run"
+            f"{weights} does not hold the model of {folder.config_path} ({'; '.join(changes)}); it"
+            " is of another run"
         )
     kept = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
     model = model.place(default_device()).eval()

@@ -18,13 +18,14 @@ from detrnb.datasets.annotations import fingerprint
 from detrnb.datasets.coco import CocoDataset
 from detrnb.datasets.loader import compute_features, make_loader
 from detrnb.datasets.splits import check_splits, open_split
-from detrnb.detr import DETR, added_parameters, build_criterion, build_detr, load_weights
+from detrnb.detr import DETR, added_parameters, build_criterion, build_detr
 from detrnb.device import device_name, from_main, make_accelerator, peak_memory_mb
 from detrnb.epoch import build_optimizer, evaluate, train_one_epoch
 from detrnb.global_batch import TrainingDiverged
 from detrnb.progress import Progress
 from detrnb.registry import resolve
 from detrnb.runs import RunFolder, project_root, provenance
+from detrnb.weights import LoadedWeights, load_weights
 
 HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
 
@@ -36,15 +37,9 @@ def _save(path: Path, content: dict) -> None:
     os.replace(beside, path)
 
 
-def _describe_start(origin: str, variant: str, new: tuple[str, ...]) -> str:
-    """What a run starts from, in words.
-
-    Args:
-        new: names of the tensors that the weights do not hold.
-    """
-    lines = [f"starts from the weights of {origin}"]
-    if new:
-        lines.append(f"new to them: {', '.join(new)}")
+def _describe_start(loaded: LoadedWeights, variant: str) -> str:
+    """What a run starts from, in words."""
+    lines = [f"starts from {loaded}"]
     for part in resolve(variant):
         if not part.starts_as_detr:
             lines.append(f"{part.name} computes another function of a DETR's weights")
@@ -149,10 +144,10 @@ class Training:
         if state is not None:
             model.load_state_dict(state["model"])
         elif train.init_from is not None:
-            start = project_root() / train.init_from
-            new = load_weights(model, RunFolder(start).best if start.is_dir() else start)
+            with self.accelerator.local_main_process_first():  # it downloads
+                loaded = load_weights(model, train.init_from)
             if self.accelerator.is_main_process:
-                print(_describe_start(train.init_from, model_config.variant, new))
+                print(_describe_start(loaded, model_config.variant))
         else:
             load_backbone_weights(
                 model.backbone[0], model_config.backbone, model_config.backbone_weights

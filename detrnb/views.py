@@ -22,13 +22,15 @@ from detrnb.config import Config
 from detrnb.datasets.coco import CocoDataset
 from detrnb.datasets.splits import has_split, open_split
 from detrnb.datasets.transforms import EvalTransform
-from detrnb.detr import DETR, build_detr, load_weights, postprocess
+from detrnb.detr import DETR, build_detr, postprocess
 from detrnb.device import default_device
 from detrnb.engine import Run, evaluate_split
 from detrnb.epoch import Evaluation
+from detrnb.official import OFFICIAL
 from detrnb.recording import Recording, record_attention
 from detrnb.registry import BASELINE
 from detrnb.runs import project_root
+from detrnb.weights import load_weights
 
 Kind = Literal["encoder self", "decoder self", "decoder cross"]
 
@@ -128,22 +130,31 @@ class Subject:
         return cls(run.path.name, run.model, run.config, run.class_names, dataset, transform)
 
     @classmethod
-    def from_weights(cls, path: str | Path, variant: str = BASELINE) -> Subject:
+    def from_weights(cls, origin: str | Path, variant: str = BASELINE) -> Subject:
         """Official COCO weights in the `coco` preset; COCO's validation split where it is there.
 
         Args:
-            path: from the project's folder.
+            origin: a name in `official.OFFICIAL`, or a file's path from the project's folder.
             variant: what they are loaded into; `svd_split` shows DETR's own attention in parts.
 
         Raises:
-            ValueError: no such file, or other weights.
+            ValueError: they cannot be had, or are other weights.
         """
-        config = Config.preset("coco", variant=variant)
+        official = OFFICIAL.get(str(origin))
+        settings = official.settings if official else {}
+        config = Config.preset(
+            "coco",
+            variant=variant,
+            overrides={f"model.{key}": value for key, value in settings.items()},
+        )
         model = build_detr(config.model)
-        load_weights(model, project_root() / path)
+        loaded = load_weights(model, origin)
+        if loaded.adapted:
+            changes = "; ".join(loaded.changes)
+            raise ValueError(f"the weights {origin} are not those of a COCO model: {changes}")
         data = config.data
         return cls(
-            Path(path).stem,
+            Path(origin).stem,
             model.place(default_device()).eval(),
             config,
             tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]),

