@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if rank == 0:
         log = run.log
-        print(f"{run.path}: AP {log['AP'].iloc[-1]:.3f} after {len(log)} epochs")
+        print(f"{run.path}: AP {log['AP'].iloc[-1]:.3f} after epoch {len(log)}")
     processes().destroy_process_group()
     return 0
 

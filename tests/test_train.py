@@ -18,7 +18,7 @@ def test_trains_what_is_typed_and_says_where(tmp_path, monkeypatch, capsys):
     typed = ["--preset", "smoke", *TYPED, "--seed", "3", "--name", "typed", "train.lr=1e-3"]
     assert train.main(typed) == 0
     *_, last = capsys.readouterr().out.splitlines()
-    assert last.startswith(f"{tmp_path / 'runs' / 'typed'}: AP ") and last.endswith("1 epochs")
+    assert last.startswith(f"{tmp_path / 'runs' / 'typed'}: AP ") and last.endswith("after epoch 1")
     assert train.main([*typed, "--resume", "never"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and "resume is 'never'" in errors[0]
