@@ -192,7 +192,12 @@ PLANTS: dict[Callable[[Planted], None], tuple[str, str, int, str]] = {
     negative_side: ("train2017", "box with a negative side", 1, r"annotation 3 .*30, 5, -20, 10"),
     outside: ("train2017", "box outside its image", 1, r"annotation 4 of image 4 \(4\.png\)"),
     missing_file: ("train2017", "missing image file", 1, r"image 5 \(5\.png\)"),
-    unreadable: ("train2017", "unreadable image file", 2, r"image 6 .*; image 7 \(7\.png\) cannot"),
+    unreadable: (
+        "train2017",
+        "unreadable image file",
+        2,
+        r"image 6 .*; image 7 .* cannot be read \(not an image",
+    ),
     another_size: (
         "train2017",
         "image of another size than its record's",
@@ -358,6 +363,15 @@ def test_an_image_of_one_name_in_two_splits_is_found_by_its_content_without_open
     folder, file = coco_splits(root)["train2017"]
     report = check({"train": (folder, file), "val": (folder, file)})
     assert counts(report) == {("val", "image in two splits"): 21}
+
+
+def test_files_missing_from_two_splits_are_not_one_image(planted):
+    missing_file(planted)
+    (planted.root / "val2017" / "101.png").unlink()
+    assert counts(check(planted.write(), images=True)) == {
+        ("train2017", "missing image file"): 1,
+        ("val2017", "missing image file"): 1,
+    }
 
 
 def test_images_in_folders_of_the_images_folder_are_found(planted):

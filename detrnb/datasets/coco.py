@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -75,6 +75,8 @@ def open_rgb(file: Path | BinaryIO) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise ValueError("not found") from None
+    except UnidentifiedImageError:
+        raise ValueError("cannot be read (not an image of a known format)") from None
     except Exception as error:  # a broken file makes decoders raise what they like
         raise ValueError(f"cannot be read ({error or type(error).__name__})") from error
 
