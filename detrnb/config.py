@@ -199,18 +199,22 @@ class DataConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """How it is trained. Defaults are the reference's (its main.py)."""
+    """How it is trained. Defaults are the reference's (its main.py).
+
+    `fit` plans `epochs`, `lr_drop` and `warmup` from the size of the data where they are None
+    (planning.py).
+    """
 
     seed: NonNegative = 0
-    epochs: Positive = 300
+    epochs: Positive | None = 300
     batch_size: Positive = 2  # of one process and pass
     accumulate: Positive = 1  # passes a step; a step sees batch_size · accumulate · processes
     lr: Rate = 1e-4
     lr_backbone: Annotated[float, Field(ge=0)] = 1e-5  # 0: frozen
     weight_decay: Weight = 1e-4
     schedule: Literal["step", "cosine"] = "step"
-    lr_drop: Positive = 200  # epochs until the rate falls to a tenth ('step')
-    warmup: Share = 0.0  # share of all steps in which the rate rises linearly to its peak
+    lr_drop: Positive | None = 200  # epochs until the rate falls to a tenth ('step')
+    warmup: Share | None = 0.0  # share of all steps in which the rate rises linearly to its peak
     clip_max_norm: Weight = 0.1  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     cache_features: bool = False  # of a frozen backbone: computed once, kept in runs/features
@@ -258,7 +262,7 @@ class Config(_Section):
         """Settings by name, with single ones replaced.
 
         Args:
-            name: `coco`, `toy` or `smoke`.
+            name: `coco`, `finetune`, `toy` or `smoke`.
             variant: a registered name, or several joined by `+`.
             seed: governs initial weights, data order, augmentation and dropout.
             overrides: dotted names to values, such as `{"train.epochs": 2}`; `data.toy.num_images`
@@ -296,6 +300,23 @@ class Config(_Section):
         except ValidationError as error:
             raise ValueError("\n".join(_explain(e) for e in error.errors())) from None
 
+    def as_begun(self, settings: Mapping[str, object]) -> "Config":
+        """This config as a run of it began: what it leaves to the data, as that run resolved it.
+
+        Args:
+            settings: the run's config.json.
+
+        Raises:
+            ValueError: as for `preset`.
+        """
+        begun, sections = Config.from_dict(settings), {}
+        for name, keys in LEFT_TO_THE_DATA.items():
+            section = getattr(self, name)
+            open_keys = [key for key in keys if getattr(section, key) is None]
+            resolved = {key: getattr(getattr(begun, name), key) for key in open_keys}
+            sections[name] = section.model_copy(update=resolved)
+        return self.model_copy(update=sections)
+
     @classmethod
     def completed(cls, settings: Mapping[str, object]) -> dict:
         """A config.json's settings with the defaults of those that its version did not have yet.
@@ -304,6 +325,10 @@ class Config(_Section):
             ValueError: as for `preset`.
         """
         return cls.from_dict(settings).model_dump(mode="json")
+
+
+# Settings by section whose None stands for what follows from the data; `fit` resolves them.
+LEFT_TO_THE_DATA = {"model": ("num_classes",), "train": ("epochs", "lr_drop", "warmup")}
 
 
 def _place(settings: dict, dotted: str, value: object) -> None:
@@ -370,6 +395,18 @@ _TOY: dict[str, object] = {
 
 PRESETS: dict[str, dict[str, object]] = {
     "coco": {"data.contiguous_labels": False},
+    # Rate: the reference's 1e-4 for 16 images, scaled to 4 by the square root; Hugging Face's guide
+    # to fine-tuning DETR takes the same. The backbone's is a tenth of it, as in the reference.
+    "finetune": {
+        "model.num_classes": None,
+        "train.init_from": "detr_resnet50",
+        "train.epochs": None,
+        "train.lr_drop": None,
+        "train.warmup": None,
+        "train.batch_size": 4,
+        "train.lr": 5e-5,
+        "train.lr_backbone": 5e-6,
+    },
     "toy": _TOY,
     "smoke": {
         **_TOY,

@@ -29,10 +29,14 @@ from detrnb.device import default_device, from_main, make_accelerator, processes
 from detrnb.epoch import Evaluation, evaluate
 from detrnb.logs import log_table, read_log
 from detrnb.mirror import Mirror, bring_back
-from detrnb.progress import Progress
+from detrnb.planning import cautions, describe
+from detrnb.probe import probe
+from detrnb.progress import Progress, duration
 from detrnb.runs import RunFolder, config_differences, project_root, run_name
-from detrnb.training import Training
+from detrnb.training import Training, resolved
 from detrnb.weights import load_weights
+
+PROBED_STEPS, PROBED_SHARE = 5, 0.01  # before training: at most so many, and this share of all
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
     folder = RunFolder(project_root() / "runs" / name)
     from_main(partial(bring_back, folder))
+    config = from_main(partial(_resolved, config, folder))
     from_main(partial(_open_folder, folder, config, resume))
     if _epochs(folder) < config.train.epochs:
         _train(config, folder, _checkpoint(folder))
@@ -203,6 +208,13 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     return load_run(folder.path)
 
 
+def _resolved(config: Config, folder: RunFolder) -> Config:
+    """The config with what it leaves to the data: as the folder's run began, or as planned now."""
+    if folder.config_path.exists():
+        config = config.as_begun(folder.read_config())
+    return resolved(config)
+
+
 def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     """The epochs that are missing in a run folder."""
     before = folder.read_provenance().get("wall_time_s", 0.0)
@@ -210,6 +222,9 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     training = Training(config, folder, state)
     training.write_provenance(before)
     accelerator = training.accelerator
+    trained = 0 if state is None else state["epoch"] + 1
+    if trained < config.train.epochs:
+        _preview(training, config.train.epochs - trained)
     mirror = Mirror(folder)
     progress = Progress(folder.path.name, config.train.epochs, training.steps)
     logged = _epochs(folder)
@@ -231,3 +246,22 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     finally:
         progress.close()
     accelerator.wait_for_everyone()  # until the main process has written the last of it
+
+
+def _preview(training: Training, epochs: int) -> None:
+    """Say what the epochs that are left will take, and what to beware of."""
+    tell, steps = training.accelerator.print, epochs * training.steps
+    size = len(training.train_set), training.provenance["global_batch"]
+    tell(describe(training.config, *size))
+    for caution in cautions(training.config, *size):
+        tell(f"warning: {caution}")
+    timed = min(PROBED_STEPS, int(steps * PROBED_SHARE))
+    if timed:
+        found = probe(training, timed)
+        largest = " x ".join(map(str, found.largest or ()))
+        tell(
+            f"{found.step_s:.2f} s a step, about {duration(steps * found.step_s)} of training,"
+            f" evaluation aside; memory peaks at {found.peak_memory_mb:,.0f} MB"
+            + (f" with the largest batch, {largest}" if largest else ""),
+            flush=True,
+        )

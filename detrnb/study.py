@@ -108,9 +108,9 @@ def _is_kept(kept: RunFolder, config: Config) -> bool:
     """Whether a run is finished and evaluated, and by this config."""
     if not kept.test_path.exists():
         return False
-    differing = config_differences(
-        Config.completed(kept.read_config()), config.model_dump(mode="json")
-    )
+    settings = kept.read_config()
+    stated = config.as_begun(settings).model_dump(mode="json")
+    differing = config_differences(Config.completed(settings), stated)
     if differing:
         raise ValueError(
             f"{kept.path} is of another config ({', '.join(differing)} differ); a study compares"

@@ -69,7 +69,7 @@ def test_impossible_settings_are_refused_with_the_nearest_name(overrides, messag
 
 
 def test_unknown_preset_names_the_known():
-    with pytest.raises(ValueError, match="unknown preset 'tooy'; known: coco, toy"):
+    with pytest.raises(ValueError, match="unknown preset 'tooy'; known: coco, finetune, toy"):
         Config.preset("tooy")
 
 

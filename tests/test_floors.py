@@ -11,15 +11,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrnb"
 
 # From the ground up; a folder stands for all its files.
 FLOORS = [
-    ["registry", "official", "config", "boxes", "logs", "runs", "bar", "mirror"],
+    ["registry", "official", "config", "planning", "boxes", "logs", "runs", "bar", "mirror"],
     ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots", "device"],
     ["transformer", "criterion"],
     ["detr", "weights"],
     ["variants", "recording", "parts"],
-    ["progress", "global_batch", "epoch", "training", "engine"],
+    ["progress", "global_batch", "epoch", "training", "probe", "engine"],
     ["train", "study", "workbook", "views", "explore"],
 ]
-WITHOUT_TORCH = {"registry", "official", "config", "logs", "runs", "mirror", "compare"}
+WITHOUT_TORCH = {"registry", "official", "config", "planning", "logs", "runs", "mirror", "compare"}
 
 
 def unit(path: Path) -> str:

@@ -35,7 +35,8 @@ def test_study_goes_on_where_it_stopped_and_keeps_what_a_verdict_needs(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    small = {"data.toy.num_images": (8, 4, 4), "train.epochs": 1}
+    # None: planned when the run began, and still that run's afterwards.
+    small = {"data.toy.num_images": (8, 4, 4), "train.epochs": 1, "train.warmup": None}
     entries = [study.Entry(name, name, 1, small) for name in ("detr", "adaptive_res")]
     monkeypatch.setattr(study, "study_entries", lambda: entries[:1])
     assert study.main(["--preset", "smoke"]) == 0
