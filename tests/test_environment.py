@@ -24,7 +24,10 @@ from tools import environment
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DEPENDENCIES = [Requirement(line) for line in PROJECT["dependencies"]]
-NOTEBOOKS = [Requirement(line) for line in PROJECT["optional-dependencies"]["notebooks"]]
+NOTEBOOKS, EXPORT = (
+    [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
+    for extra in ("notebooks", "export")
+)
 REQUIREMENTS = [Requirement(line) for line in environment.requirements(ROOT)]
 PINS = {
     canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
@@ -119,7 +122,7 @@ def test_conda_names_equal_pyproject():
 
 
 def test_every_import_is_declared():
-    declared = {requirement.name for requirement in DEPENDENCIES + NOTEBOOKS}
+    declared = {requirement.name for requirement in DEPENDENCIES + NOTEBOOKS + EXPORT}
     for path in (ROOT / "detrnb").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

@@ -16,7 +16,7 @@ FLOORS = [
     ["transformer", "criterion"],
     ["detr", "weights"],
     ["variants", "recording", "parts"],
-    ["progress", "global_batch", "epoch", "training", "probe", "engine"],
+    ["progress", "global_batch", "epoch", "training", "probe", "engine", "export"],
     ["train", "study", "workbook", "views", "explore"],
 ]
 WITHOUT_TORCH = {"registry", "official", "config", "planning", "logs", "runs", "mirror", "compare"}
