@@ -23,7 +23,7 @@ from detrnb.datasets.annotations import (
     read_annotations,
 )
 from detrnb.datasets.loader import make_loader
-from detrnb.datasets.splits import open_split, split_paths, with_classes
+from detrnb.datasets.splits import open_split, resolved, split_paths, with_classes
 from detrnb.detr import DETR, build_criterion, build_detr
 from detrnb.device import default_device, from_main, make_accelerator, processes
 from detrnb.epoch import Evaluation, evaluate
@@ -33,7 +33,7 @@ from detrnb.planning import cautions, describe
 from detrnb.probe import probe
 from detrnb.progress import Progress, duration
 from detrnb.runs import RunFolder, config_differences, project_root, run_name
-from detrnb.training import Training, resolved
+from detrnb.training import Training
 from detrnb.weights import load_weights
 
 PROBED_STEPS, PROBED_SHARE = 5, 0.01  # before training: at most so many, and this share of all
@@ -212,7 +212,7 @@ def _resolved(config: Config, folder: RunFolder) -> Config:
     """The config with what it leaves to the data: as the folder's run began, or as planned now."""
     if folder.config_path.exists():
         config = config.as_begun(folder.read_config())
-    return resolved(config)
+    return resolved(config, processes().num_processes)
 
 
 def _train(config: Config, folder: RunFolder, state: dict | None) -> None:

@@ -14,11 +14,12 @@ import torch
 from detrnb.config import Config, DataConfig
 from detrnb.datasets.coco import CocoDataset
 from detrnb.datasets.loader import Batch
+from detrnb.datasets.splits import resolved
 from detrnb.datasets.transforms import TrainTransform, resize_shape
-from detrnb.device import device_name, peak_memory_mb
+from detrnb.device import device_name, peak_memory_mb, processes
 from detrnb.epoch import train_one_epoch
 from detrnb.runs import RunFolder
-from detrnb.training import Training, resolved
+from detrnb.training import Training
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def seconds_per_step(config: Config, steps: int = 20) -> float:
     Raises:
         ValueError: as `fit`.
     """
+    config = resolved(config, processes().num_processes)
     with TemporaryDirectory() as folder:
-        return probe(Training(resolved(config), RunFolder(folder), None), steps).step_s
+        return probe(Training(config, RunFolder(folder), None), steps).step_s
 
 
 @contextmanager

@@ -14,15 +14,14 @@ from torch.utils.data import Dataset
 
 from detrnb.backbone import load_backbone_weights
 from detrnb.config import Config
-from detrnb.datasets.annotations import fingerprint, read_annotations
+from detrnb.datasets.annotations import fingerprint
 from detrnb.datasets.coco import CocoDataset
 from detrnb.datasets.loader import compute_features, make_loader
-from detrnb.datasets.splits import check_splits, open_split, split_paths, with_classes
+from detrnb.datasets.splits import check_splits, open_split
 from detrnb.detr import DETR, added_parameters, build_criterion, build_detr
-from detrnb.device import device_name, from_main, make_accelerator, peak_memory_mb, processes
+from detrnb.device import device_name, from_main, make_accelerator, peak_memory_mb
 from detrnb.epoch import build_optimizer, evaluate, train_one_epoch
 from detrnb.global_batch import TrainingDiverged
-from detrnb.planning import planned
 from detrnb.progress import Progress
 from detrnb.registry import resolve
 from detrnb.runs import RunFolder, project_root, provenance
@@ -45,22 +44,6 @@ def _describe_start(loaded: LoadedWeights, variant: str) -> str:
         if not part.starts_as_detr:
             lines.append(f"{part.name} computes another function of a DETR's weights")
     return "\n".join(lines)
-
-
-def resolved(config: Config) -> Config:
-    """The config with what it leaves to the data: the number of classes, how long to train.
-
-    Raises:
-        ValueError: the annotations are missing or malformed.
-    """
-    config = with_classes(config)
-    train = config.train
-    if None not in (train.epochs, train.lr_drop, train.warmup):
-        return config
-    _, annotations = split_paths(config.data, config.data.train_split)
-    num_images = len(read_annotations(annotations).image_ids)
-    global_batch = train.batch_size * train.accumulate * processes().num_processes
-    return planned(config, num_images, global_batch)
 
 
 class Training:

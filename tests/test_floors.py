@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrnb"
 
 # From the ground up; a folder stands for all its files.
 FLOORS = [
-    ["registry", "official", "config", "planning", "boxes", "logs", "runs", "bar", "mirror"],
+    ["registry", "official", "presets", "config", "planning"],
+    ["boxes", "logs", "runs", "bar", "mirror"],
     ["datasets", "backbone", "attention", "matcher", "evaluate", "compare", "plots", "device"],
     ["transformer", "criterion"],
     ["detr", "weights"],
@@ -19,7 +20,7 @@ FLOORS = [
     ["progress", "global_batch", "epoch", "training", "probe", "engine", "export"],
     ["train", "study", "workbook", "views", "explore"],
 ]
-WITHOUT_TORCH = {"registry", "official", "config", "planning", "logs", "runs", "mirror", "compare"}
+WITHOUT_TORCH = {*FLOORS[0], "logs", "runs", "mirror", "compare"}
 
 
 def unit(path: Path) -> str:

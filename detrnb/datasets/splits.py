@@ -8,6 +8,7 @@ from detrnb.datasets.checking import Report, check
 from detrnb.datasets.coco import CocoDataset, data_paths
 from detrnb.datasets.toy import make_toy
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
+from detrnb.planning import planned
 from detrnb.runs import project_root
 
 
@@ -80,6 +81,24 @@ def with_classes(config: Config) -> Config:
     classes = label_classes(categories, config.data.contiguous_labels)
     model = config.model.model_copy(update={"num_classes": max(classes) + 1})
     return config.model_copy(update={"model": model})
+
+
+def resolved(config: Config, num_processes: int) -> Config:
+    """The config with all that it leaves to the data: classes, and how long to train.
+
+    Args:
+        num_processes: that train together.
+
+    Raises:
+        ValueError: the annotations are missing or malformed.
+    """
+    config = with_classes(config)
+    train = config.train
+    if None not in (train.epochs, train.lr_drop, train.warmup):
+        return config
+    _, annotations = split_paths(config.data, config.data.train_split)
+    num_images = len(read_annotations(annotations).image_ids)
+    return planned(config, num_images, train.batch_size * train.accumulate * num_processes)
 
 
 def check_splits(config: Config) -> Report:
