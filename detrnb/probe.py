@@ -50,11 +50,8 @@ def probe(training: Training, steps: int) -> Probe:
     Raises:
         ValueError: the largest batch does not fit the device's memory.
     """
-    loader, train, device = (
-        training.train_loader,
-        training.config.train,
-        training.accelerator.device,
-    )
+    loader, train = training.train_loader, training.config.train
+    device = training.accelerator.device
     begin = time.perf_counter()
     batches = [
         loader.collate_fn([loader.dataset[index] for index in indices])
