@@ -82,6 +82,8 @@ class RunFolder:
         self.best = self.path / "best.pt"
         self.history_path = self.path / "history.npz"
         self.test_path = self.path / "test.json"
+        # Says how fast its config trains, measured beside others'.
+        self.timing_path = self.path / "timing.json"
         self.figures = self.path / "figures"
 
     def create(self, config: Mapping[str, object]) -> RunFolder:
@@ -137,6 +139,19 @@ class RunFolder:
     def read_test(self) -> dict:
         """What ``write_test`` kept; empty before."""
         return _read_json(self.test_path) if self.test_path.exists() else {}
+
+    def write_timing(self, step_s: float, steps: int) -> None:
+        """Keep how long a training step of the run's config takes, measured apart from the run.
+
+        Args:
+            step_s: median seconds of a step.
+            steps: that were timed.
+        """
+        _write_json(self.timing_path, {"step_s": step_s, "steps": steps})
+
+    def read_timing(self) -> dict:
+        """What ``write_timing`` kept; empty before."""
+        return _read_json(self.timing_path) if self.timing_path.exists() else {}
 
     def append_history(self, epochs: int, parameters: Mapping[str, np.ndarray]) -> None:
         """Keep small parameters as they are after so many epochs; what was kept later is dropped.

@@ -5,7 +5,8 @@
 It trains one run after the other and goes on where it was stopped. What a verdict needs of each run
 is kept in `data/study/<preset>/<entry>-s<seed>/`, small enough to commit: config, log, provenance,
 the variant's own parameters by epoch, and the last epoch's result on test2017. For a seed all
-entries share the order of the data and the initial weights of the parts they share.
+entries share the order of the data and the initial weights of the parts they share. At the end a
+training step of each is timed: trainings are hours apart, and a machine's speed drifts.
 """
 
 import argparse
@@ -21,11 +22,13 @@ from pathlib import Path
 from detrnb.config import Config
 from detrnb.engine import fit
 from detrnb.global_batch import TrainingDiverged
+from detrnb.probe import seconds_per_step
 from detrnb.progress import duration
 from detrnb.registry import BASELINE, combinations
 from detrnb.runs import RunFolder, config_differences, project_root
 
 JUDGED, DESCRIBED = 6, 3  # seeds; fewer than five are described, not judged
+TIMED_STEPS = 40
 SPLIT = "test2017"  # nothing is tuned on it
 
 
@@ -101,7 +104,20 @@ def run_study(preset: str = "toy") -> Path:
         # A process of its own, so that the peak of memory it reports is this run's.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             process.submit(_train_and_keep, config, kept.path).result()
+    for seed in sorted({config.train.seed for _, config, _ in runs}):
+        _time([run for run in runs if run[1].train.seed == seed])
     return kept_in
+
+
+def _time(runs: list[tuple[Entry, Config, RunFolder]]) -> None:
+    """Keep how long a training step takes, of all runs of a seed or of none."""
+    if all(kept.timing_path.exists() for *_, kept in runs):
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        taken = [process.submit(seconds_per_step, run[1], TIMED_STEPS).result() for run in runs]
+    for (entry, config, kept), step_s in zip(runs, taken, strict=True):
+        kept.write_timing(step_s, TIMED_STEPS)
+        print(f"{entry.label}, seed {config.train.seed}: {step_s:.3f} s a step", flush=True)
 
 
 def _is_kept(kept: RunFolder, config: Config) -> bool:

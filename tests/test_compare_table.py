@@ -13,7 +13,9 @@ from detrnb.compare import (
     read_record,
     summary,
     tidy,
+    training_seconds,
 )
+from detrnb.runs import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,18 @@ def test_summary_has_a_row_for_each_run(tmp_path):
     assert table.loc["detr-s0", "wall_time_s"] == pytest.approx(347.8, abs=0.1)
     assert table.loc["detr_epoch0", "n_parameters"] == 41_302_368
     assert table["seed"].isna().tolist() == [False, False, True]
+
+
+def test_the_fairest_time_that_all_runs_have_counts(tmp_path):
+    paths = [write_run(tmp_path, "detr", seed, 0.3, seconds=60.0) for seed in (0, 1)]
+    assert training_seconds(summary(paths)).tolist() == [60.0, 60.0]
+    assert training_seconds(summary([*paths, JOURNAL[0]])).name == "wall_time_s"
+    for path, step_s in zip(paths, (0.1, 0.2), strict=True):
+        RunFolder(path).write_timing(step_s, steps=40)
+    # Of 375 steps an epoch, two epochs.
+    assert training_seconds(summary(paths)).tolist() == pytest.approx([75.0, 150.0])
+    RunFolder(paths[0]).timing_path.unlink()
+    assert training_seconds(summary(paths)).name == "train_time_s"
 
 
 def test_test_result_of_an_earlier_epoch_does_not_count(tmp_path):

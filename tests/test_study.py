@@ -1,5 +1,7 @@
 """The study trains every entry under equal conditions, goes on where it stopped, keeps little."""
 
+import re
+
 import pytest
 import torch
 
@@ -39,14 +41,25 @@ def test_study_goes_on_where_it_stopped_and_keeps_what_a_verdict_needs(
     small = {"data.toy.num_images": (8, 4, 4), "train.epochs": 1, "train.warmup": None}
     entries = [study.Entry(name, name, 1, small) for name in ("detr", "adaptive_res")]
     monkeypatch.setattr(study, "study_entries", lambda: entries[:1])
+    monkeypatch.setattr(study, "TIMED_STEPS", 2)
     assert study.main(["--preset", "smoke"]) == 0
     monkeypatch.setattr(study, "study_entries", lambda: entries)
     capsys.readouterr()
     folder = study.run_study("smoke")
-    assert capsys.readouterr().out == "1 of 2 runs are there\nadaptive_res, seed 0: 1 of 1\n"
+    assert re.sub(r"\d\.\d{3} s", "T s", capsys.readouterr().out) == (
+        "1 of 2 runs are there\nadaptive_res, seed 0: 1 of 1\n"
+        # Beside each other, though the first was timed before.
+        "detr, seed 0: T s a step\nadaptive_res, seed 0: T s a step\n"
+    )
+    assert RunFolder(folder / "detr-s0").read_timing().keys() == {"step_s", "steps"}
     assert sorted(path.name for path in folder.iterdir()) == ["adaptive_res-s0", "detr-s0"]
     kept = {path.name for path in (folder / "adaptive_res-s0").iterdir()}
-    assert kept == {"config.json", "log.txt", "provenance.json", "history.npz", "test.json"}
+    assert kept - {"test.json", "timing.json"} == {
+        "config.json",
+        "log.txt",
+        "provenance.json",
+        "history.npz",
+    }
     test = RunFolder(folder / "detr-s0").read_test()
     assert test["split"] == "test2017" and test["epoch"] == 0
     settings = RunFolder(folder / "detr-s0").read_config()

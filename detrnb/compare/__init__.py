@@ -23,6 +23,7 @@ from detrnb.compare.table import (
     paired_by_epoch,
     summary,
     tidy,
+    training_seconds,
 )
 from detrnb.compare.verdicts import Verdicts, verdicts
 
@@ -52,5 +53,6 @@ __all__ = [
     "seeds_needed",
     "summary",
     "tidy",
+    "training_seconds",
     "verdicts",
 ]

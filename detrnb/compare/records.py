@@ -35,7 +35,8 @@ class Record:
     Attributes:
         name: of the folder or file.
         lines: as they stand in the log, keys in their order.
-        config, provenance, test: contents of the run folder's files, empty where there is none.
+        config, provenance, test, timing: contents of the run folder's files, empty where there is
+            none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Record:
     config: Mapping[str, object] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     test: Mapping[str, object] = field(default_factory=dict)
+    timing: Mapping[str, object] = field(default_factory=dict)
 
     @cached_property
     def log(self) -> pd.DataFrame:
@@ -95,7 +97,8 @@ def read_record(source: Source) -> Record:
     with contextlib.suppress(ValueError):  # a later version's is taken as it stands
         config = Config.completed(config) if config else {}
     name = path.resolve().name
-    return _checked(Record(name, lines, config, folder.read_provenance(), folder.read_test()))
+    others = folder.read_provenance(), folder.read_test(), folder.read_timing()
+    return _checked(Record(name, lines, config, *others))
 
 
 def _checked(record: Record) -> Record:

@@ -7,7 +7,7 @@ import pandas as pd
 from detrnb.compare import layout
 from detrnb.compare.audit import audit
 from detrnb.compare.records import Record, entries
-from detrnb.compare.table import summary
+from detrnb.compare.table import TIMES, summary, training_seconds
 from detrnb.compare.verdicts import Verdicts, verdicts
 
 _COLUMNS = {  # of `table.summary`: heading and format
@@ -18,6 +18,7 @@ _COLUMNS = {  # of `table.summary`: heading and format
     "AP50": ("AP50", "{:.4f}"),
     "ema_AP": ("ema AP", "{:.4f}"),
     "test_AP": ("test AP", "{:.4f}"),
+    "timed_s": ("timed s", "{:.0f}"),
     "train_time_s": ("time s", "{:.0f}"),
     "wall_time_s": ("wall s", "{:.0f}"),
     "peak_memory_mb": ("MiB", "{:.0f}"),
@@ -44,11 +45,10 @@ def report(records: Sequence[Record]) -> str:
 def runs_text(runs: pd.DataFrame) -> str:
     """The summary of runs: training loss, then what the validation split gives, then cost.
 
-    Left out is what no run has, and the wall time where each has the time of its training.
+    Left out is what no run has, and times where each run has a fairer one.
     """
-    runs = runs.dropna(axis=1, how="all")
-    if "train_time_s" in runs and runs["train_time_s"].notna().all():
-        runs = runs.drop(columns="wall_time_s", errors="ignore")
+    fairest = TIMES.index(training_seconds(runs).name)
+    runs = runs.drop(columns=[*TIMES[fairest + 1 :]]).dropna(axis=1, how="all")
     known = [name for name in _COLUMNS if name in runs]
     rows = [("run", *(_COLUMNS[name][0] for name in known))]
     for name, run in runs.iterrows():
@@ -127,7 +127,7 @@ def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
                 f"{row.difference:+.3f}{interval}",
                 f"{row.detectable:.2g}" if judged else "",
                 row.verdict,
-                f"{row.time:.2g}",
+                "" if pd.isna(row.time) else f"{row.time:.2g}",
                 decided["decision"].get(row.Index, "control"),
             )
         )

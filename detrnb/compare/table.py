@@ -26,6 +26,7 @@ _LAYERED = re.compile(
 )
 _OTHER_LAYERS = {"enc": "encoder", "interm": "encoder", "dn": "denoising"}
 _PER_CLASS = ("test_coco_eval_bbox_per_class", "test_results_json")
+TIMES = ("timed_s", "train_time_s", "wall_time_s")  # of `summary`, the fairest first
 _PLACE = ["split", "metric", "layer", "class"]
 
 
@@ -178,8 +179,9 @@ def last_common_epoch(first: Record, second: Record) -> int:
 def summary(sources: Iterable[Source]) -> pd.DataFrame:
     """One row a run, at its last epoch: entry, seed, epochs, losses, AP, time, memory, parameters.
 
-    `test_AP` is test.json's, of the weights of that epoch; times are the log's sum over epochs and
-    provenance's.
+    `test_AP` is test.json's, of the weights of that epoch. Times of the whole training:
+    `timed_s`, by the step that `make study` timed beside the other entries'; `train_time_s`, the
+    log's sum over epochs; `wall_time_s`, provenance's, with evaluation, setting up and waiting.
     """
     records = read_records(sources)
     labels = {record.name: label for label, group in entries(records).items() for record in group}
@@ -194,6 +196,7 @@ def summary(sources: Iterable[Source]) -> pd.DataFrame:
             "epochs": log.index[-1] + 1,
             **log.reindex(columns=of_log).iloc[-1].to_dict(),
             "test_AP": test["coco_eval_bbox"][0] if tested else np.nan,
+            "timed_s": record.timing.get("step_s", np.nan) * _steps(record),
             "train_time_s": log["train_time_s"].sum() if "train_time_s" in log else np.nan,
             "wall_time_s": record.provenance.get("wall_time_s"),
             "peak_memory_mb": record.provenance.get("peak_memory_mb"),
@@ -202,3 +205,18 @@ def summary(sources: Iterable[Source]) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
     numbers = table.columns.drop("entry")
     return table.astype(dict.fromkeys(numbers, float)).astype({"seed": "Int64", "epochs": int})
+
+
+def _steps(record: Record) -> float:
+    """Optimizer steps of a run so far."""
+    return record.provenance.get("steps_per_epoch", np.nan) * (record.log.index[-1] + 1)
+
+
+def training_seconds(runs: pd.DataFrame) -> pd.Series:
+    """How long each run's training takes, by the fairest of the times that all runs have.
+
+    Args:
+        runs: of `summary`.
+    """
+    known = (name for name in TIMES[:-1] if runs[name].notna().all())
+    return runs[next(known, TIMES[-1])]

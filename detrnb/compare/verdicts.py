@@ -9,7 +9,7 @@ import pandas as pd
 from detrnb.compare.audit import audit
 from detrnb.compare.records import Record, Source, baseline_of, entries, read_records
 from detrnb.compare.statistics import FEWEST_SEEDS, judge
-from detrnb.compare.table import summary
+from detrnb.compare.table import summary, training_seconds
 
 ALIKE = 0.05  # times and memory nearer than this count as equal
 
@@ -22,7 +22,7 @@ class Verdicts:
         baseline: the entry that the others are compared with.
         metric: what is compared, such as `AP on test2017`.
         values: it, by seed (rows) and entry (columns).
-        seconds: the time that training took, likewise; wall time where that is not in each log.
+        seconds: the time that training takes, likewise, as from `table.training_seconds`.
         table: one row for each other entry: the columns of `statistics.judge`; `time` and `memory`,
             how many times the baseline's, as medians over pairs, with the range of pairs as
             `time_low`, `time_high`, ...; `parameters`: how many more; `conditions`: what the audit
@@ -70,9 +70,7 @@ def verdicts(sources: Iterable[Source], baseline: str | None = None) -> Verdicts
     tested = len(splits) == 1 and runs["test_AP"].notna().all()
     values = _by_seed(runs, "test_AP" if tested else "AP")
     metric = f"AP on {splits.pop()}" if tested else "validation AP"
-    # Wall time has setting up and waiting in it.
-    timed = runs["train_time_s"].notna().all()
-    seconds = _by_seed(runs, "train_time_s" if timed else "wall_time_s")
+    seconds = _by_seed(runs.assign(seconds=training_seconds(runs)), "seconds")
     table = judge(values, baseline)
     table = table.join(_factors("time", seconds, baseline))
     table = table.join(_factors("memory", _by_seed(runs, "peak_memory_mb"), baseline))
