@@ -409,6 +409,11 @@ def test_command_prints_the_report_and_fails_on_errors(planted, capsys):
         "  train2017: class without training examples (1): 61 'unicorn'. It cannot be learned.",
         "images were not opened; --images does so",
     ]
+    for number in range(400, 501):
+        planted.add("annotations", box(number, 18))
+    planted.write()
+    assert main([str(root)]) == 1
+    assert "image 18 (18.png) has 102, queries are 100" in capsys.readouterr().out
     assert main([str(root / "nowhere")]) == 1
     assert "not found" in capsys.readouterr().err
 

@@ -1,7 +1,8 @@
 """Check a data set before training on it: `python -m detrnb.datasets PATH`.
 
 Prints what each split holds and every fault, grouped and counted, with the first few by id and file
-and what to do. Errors stop training, warnings do not; with an error the exit code is 1.
+and what to do. Errors stop training, warnings do not; with an error the exit code is 1. Boxes are
+counted against DETR's 100 queries; `fit` does the same with its model's.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from detrnb.config import Config
 from detrnb.datasets.checking import check
 
 
@@ -33,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{len(paths)} paths: expected one folder, or pairs of images and annotations")
     pairs = zip(paths[::2], paths[1::2], strict=False)
     splits = {file: (Path(images), Path(file)) for images, file in pairs}
+    num_queries = Config.preset("coco").model.num_queries
     try:
-        report = check(splits or paths[0], images=arguments.images)
+        report = check(splits or paths[0], images=arguments.images, num_queries=num_queries)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
