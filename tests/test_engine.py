@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -236,6 +237,14 @@ def test_six_layers_give_the_46_and_45_keys_of_the_reference():
     assert len(line) == 46
     names = {"loss": 1.0, **names}
     assert len(_log_part("test", names, criterion.weight_dict)) == 45
+
+
+def test_every_key_of_the_log_is_explained():
+    readme = (Path(detrnb.__file__).parents[1] / "data" / "README.md").read_text()
+    explained = set(re.findall(r"^\| `(\w+)`", readme, re.MULTILINE))
+    for key in RunFolder("runs/unbroken").read_log()[0]:
+        bare = key.removeprefix("train_").removeprefix("test_").removesuffix("_unscaled")
+        assert re.sub(r"_\d+$", "", bare) in explained, key
 
 
 def test_provenance_says_how_the_run_was_made():
