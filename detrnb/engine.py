@@ -142,7 +142,8 @@ def _open_folder(folder: RunFolder, config: Config, resume: str) -> None:
             changes = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
             raise ValueError(
                 f"{folder.path} holds a run of another config ({changes}). Give this one another"
-                " name, or delete that folder"
+                " name, and to begin with that one's weights set"
+                f" train.init_from='runs/{folder.path.name}'; or delete that folder"
             )
         if resume == "never":
             raise ValueError(

@@ -184,6 +184,8 @@ def test_folder_of_another_config_is_refused_and_kept():
         ValueError, match=r"another config \(train\.lr: 0\.0005 there, 0\.001 now\)"
     ):
         fit(tiny(lr=1e-3), name="unbroken")
+    with pytest.raises(ValueError, match=r"train\.init_from='runs/unbroken'"):
+        fit(tiny(lr=1e-3), name="unbroken")
     with pytest.raises(ValueError, match="resume is 'never'"):
         fit(tiny(), resume="never", name="unbroken")
     assert log_of("unbroken") == before
