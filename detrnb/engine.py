@@ -139,10 +139,14 @@ def _open_folder(folder: RunFolder, config: Config, resume: str) -> None:
     if folder.config_path.exists():
         differing = config_differences(Config.completed(folder.read_config()), settings)
         if differing:
+            weights = (
+                f", and to start from that one's weights train.init_from='runs/{folder.path.name}'"
+            )
+            start = weights if folder.best.exists() else ""
             changes = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
             raise ValueError(
                 f"{folder.path} holds a run of another config ({changes}). Give this one another"
-                " name, or delete that folder"
+                f" name{start}; or delete that folder"
             )
         if resume == "never":
             raise ValueError(

@@ -101,6 +101,27 @@ def evaluate_coco(ground_truth: COCO, detections: Detections) -> CocoMetrics:
     )
 
 
+def box_spread(ground_truth: COCO, detections: Detections) -> dict[str, float]:
+    """How far a detector's boxes differ: between queries, and of a query between images.
+
+    Both are near 0 where a model has not learned to look at its image and so gives the same boxes
+    to each (facebookresearch/detr#202, #375): some thousandths before training.
+
+    Args:
+        ground_truth: as `load_ground_truth` gives it; its images have `width` and `height`.
+        detections: as for `evaluate_coco`, each image's in the order of the queries.
+
+    Returns:
+        Standard deviations of the boxes' sides as shares of the image's, averaged: `queries` over
+        those of an image, `images` over those of a query.
+    """
+    images = [ground_truth.imgs[i] for i in detections]
+    sides = np.array([(image["width"], image["height"]) * 2 for image in images])
+    boxes = np.stack([np.asarray(found["boxes"]) for found in detections.values()])
+    shares = boxes / sides[:, None]
+    return {"queries": float(shares.std(1).mean()), "images": float(shares.std(0).mean())}
+
+
 def _indexed(content: dict) -> COCO:
     """A COCO object of what a file would hold, made without printing."""
     coco = COCO()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,8 @@ def test_folder_of_another_config_is_refused_and_kept():
         ValueError, match=r"another config \(train\.lr: 0\.0005 there, 0\.001 now\)"
     ):
         fit(tiny(lr=1e-3), name="unbroken")
+    with pytest.raises(ValueError, match=r"train\.init_from='runs/unbroken'"):
+        fit(tiny(lr=1e-3), name="unbroken")
     with pytest.raises(ValueError, match="resume is 'never'"):
         fit(tiny(), resume="never", name="unbroken")
     assert log_of("unbroken") == before
@@ -236,6 +239,14 @@ def test_six_layers_give_the_46_and_45_keys_of_the_reference():
     assert len(line) == 46
     names = {"loss": 1.0, **names}
     assert len(_log_part("test", names, criterion.weight_dict)) == 45
+
+
+def test_every_key_of_the_log_is_explained():
+    readme = (Path(detrnb.__file__).parents[1] / "data" / "README.md").read_text()
+    explained = set(re.findall(r"^\| `(\w+)`", readme, re.MULTILINE))
+    for key in RunFolder("runs/unbroken").read_log()[0]:
+        bare = key.removeprefix("train_").removeprefix("test_").removesuffix("_unscaled")
+        assert re.sub(r"_\d+$", "", bare) in explained, key
 
 
 def test_provenance_says_how_the_run_was_made():

@@ -10,7 +10,13 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detrnb.evaluate import ERROR_KINDS, error_kinds, evaluate_coco, load_ground_truth
+from detrnb.evaluate import (
+    ERROR_KINDS,
+    box_spread,
+    error_kinds,
+    evaluate_coco,
+    load_ground_truth,
+)
 from detrnb.logs import COCO_METRICS
 
 CLASSES = {3: "cat", 8: "dog", 11: "bird"}
@@ -188,3 +194,17 @@ def test_error_kinds_of_perfect_detections_are_correct(annotations):
     kinds = error_kinds(ground_truth, perfect(ground_truth))
     true = sum(not a["iscrowd"] for a in ground_truth.anns.values())
     assert kinds == dict.fromkeys(ERROR_KINDS, 0) | {"correct": true}
+
+
+def test_spread_tells_boxes_that_are_alike_from_boxes_that_look(annotations):
+    ground_truth = load_ground_truth(annotations)
+    alike = np.tile([100.0, 100.0, 300.0, 300.0], (5, 1))
+    spread = box_spread(ground_truth, {i: {"boxes": alike} for i in (1, 2, 3)})
+    assert spread == {"queries": 0.0, "images": 0.0}
+    fixed = alike + np.arange(5)[:, None] * 40  # queries differ, but look at no image
+    spread = box_spread(ground_truth, {i: {"boxes": torch.from_numpy(fixed)} for i in (1, 2)})
+    assert spread == pytest.approx({"queries": 0.1 * 2**0.5, "images": 0.0})
+    moved = {1: {"boxes": fixed}, 2: {"boxes": fixed - 80}}
+    assert box_spread(ground_truth, moved)["images"] == pytest.approx(0.1)
+    ground_truth.imgs[2]["width"] = 200  # shares of each image's own sides
+    assert box_spread(ground_truth, moved)["images"] != pytest.approx(0.1)
