@@ -61,7 +61,8 @@ def describe(config: Config, num_images: int, global_batch: int) -> str:
     """The length of a training in words."""
     train, per_epoch = config.train, steps_per_epoch(num_images, global_batch)
     total = train.epochs * per_epoch
-    drop = f", a tenth of the rate after {train.lr_drop}" if train.schedule == "step" else ""
+    drops = train.schedule == "step" and train.lr_drop < train.epochs
+    drop = f", a tenth of the rate after {train.lr_drop}" if drops else ""
     return (
         f"{num_images:,} images, {global_batch} a step: {per_epoch:,} steps an epoch, {total:,} in"
         f" {train.epochs} epochs, {round(train.warmup * total):,} of them warm-up{drop}"

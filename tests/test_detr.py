@@ -118,6 +118,18 @@ def test_padding_does_not_reach_detections_from_the_features_on():
     torch.testing.assert_close(both, alone, atol=1e-5, rtol=1e-4)
 
 
+def test_heads_compute_in_float32_under_autocast():
+    model = build_detr(Config.preset("smoke").model).eval()
+    kept = []
+    model.transformer.register_forward_hook(lambda module, args, output: kept.append(output[0]))
+    images, mask = torch.randn(2, 3, 128, 128), torch.zeros(2, 128, 128, dtype=torch.bool)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = model(images, mask)
+    decoded = kept[0].float()
+    assert torch.equal(outputs["pred_boxes"], model.bbox_embed(decoded[-1]).sigmoid())
+    assert torch.equal(outputs["pred_logits"], model.class_embed(decoded[-1]))
+
+
 def test_normalize_gives_zero_on_padding():
     model = build_detr(Config.preset("coco", overrides={"model.backbone": "resnet18"}).model)
     images = torch.full((1, 3, 4, 6), 255, dtype=torch.uint8)

@@ -73,6 +73,8 @@ def test_length_is_told_in_words():
         "1,000 images, 4 a step: 250 steps an epoch, 10,000 in 40 epochs, 1,000 of them warm-up, a"
         " tenth of the rate after 27"
     )
+    short = planned(finetune(epochs=27, lr_drop=27), 1_000, 4)
+    assert "tenth" not in describe(short, 1_000, 4)
     assert describe(Config.preset("toy"), 12_000, 32) == (
         "12,000 images, 32 a step: 375 steps an epoch, 2,250 in 6 epochs, 225 of them warm-up"
     )
