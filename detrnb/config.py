@@ -219,6 +219,7 @@ class TrainConfig(_Section):
     clip_max_norm: Weight = 0.1  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     cache_features: bool = False  # of a frozen backbone: computed once, kept in runs/features
+    patience: Positive | None = None  # epochs without a better AP that end the run
     # Weights to start from: a name in official.py, or path of a checkpoint or run in the project.
     init_from: str | None = None
 

@@ -27,7 +27,7 @@ from detrnb.datasets.splits import open_split, resolved, split_paths, with_class
 from detrnb.detr import DETR, build_criterion, build_detr
 from detrnb.device import default_device, from_main, make_accelerator, processes
 from detrnb.epoch import Evaluation, evaluate
-from detrnb.logs import log_table, read_log
+from detrnb.logs import is_over, log_table, read_log
 from detrnb.mirror import Mirror, bring_back
 from detrnb.planning import cautions, describe
 from detrnb.probe import probe
@@ -177,6 +177,11 @@ def _epochs(folder: RunFolder) -> int:
     return log[-1]["epoch"] + 1 if log else 0
 
 
+def _is_over(folder: RunFolder, config: Config) -> bool:
+    """Whether nothing is left to train."""
+    return is_over(folder.read_log(), config.train.model_dump())
+
+
 def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | None = None) -> Run:
     """Train and evaluate what a config describes, into `runs/<name>/`.
 
@@ -204,7 +209,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     from_main(partial(bring_back, folder))
     config = from_main(partial(_resolved, config, folder))
     from_main(partial(_open_folder, folder, config, resume))
-    if _epochs(folder) < config.train.epochs:
+    if not _is_over(folder, config):
         _train(config, folder, _checkpoint(folder))
     elif processes().is_main_process:
         began = folder.read_provenance().get("started", "an unknown time")
@@ -247,6 +252,10 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
                 mirror.update()
                 left = (now - start) * (config.train.epochs - epoch - 1)
                 progress.epoch(folder.read_log(), now - start, left)
+            if from_main(partial(_is_over, folder, config)):
+                if epoch + 1 < config.train.epochs:
+                    accelerator.print(f"no better AP for {config.train.patience} epochs: done")
+                break
     finally:
         progress.close()
     accelerator.wait_for_everyone()  # until the main process has written the last of it

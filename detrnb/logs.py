@@ -123,6 +123,22 @@ def log_table(lines: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(epochs, name="epoch", dtype="int64"))
 
 
+def is_over(lines: Sequence[Mapping[str, object]], train: Mapping[str, object]) -> bool:
+    """Whether a run's training is done, by the number of epochs or for want of a better AP.
+
+    Args:
+        lines: its log's.
+        train: that section of its config; `patience` may be missing.
+    """
+    if not lines:
+        return False
+    patience, ended = train.get("patience"), lines[-1]["epoch"] + 1 >= train["epochs"]
+    if ended or patience is None:
+        return ended
+    precisions = [line["test_coco_eval_bbox"][0] for line in lines]
+    return len(precisions) - 1 - precisions.index(max(precisions)) >= patience
+
+
 def _coco_columns(prefix: str, stats: list[Sequence[float] | None]) -> dict[str, np.ndarray]:
     """COCO's numbers by name, each (epochs,), NaN where one is -1 or not there."""
     if not any(found is not None for found in stats):

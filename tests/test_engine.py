@@ -15,6 +15,7 @@ import torch
 
 import detrnb
 from detrnb import Config, fit, load_run, open_split
+from detrnb.compare import read_record
 from detrnb.config import TrainConfig
 from detrnb.datasets.splits import with_classes
 from detrnb.detr import build_criterion, build_detr
@@ -247,6 +248,18 @@ def test_every_key_of_the_log_is_explained():
     for key in RunFolder("runs/unbroken").read_log()[0]:
         bare = key.removeprefix("train_").removeprefix("test_").removesuffix("_unscaled")
         assert re.sub(r"_\d+$", "", bare) in explained, key
+
+
+def test_patience_ends_a_run_that_no_longer_gets_better(capsys):
+    # A rate of almost nothing: AP stays what it is after the first epoch.
+    config = tiny(lr=1e-12, epochs=6, patience=2)
+    run = fit(config, name="patient")
+    assert len(run.log) == 3
+    assert "no better AP for 2 epochs: done" in capsys.readouterr().out
+    assert torch.load(run.path / "best.pt", weights_only=True)["epoch"] == 0
+    fit(config, name="patient")
+    assert "patient: opened the finished run" in capsys.readouterr().out
+    assert read_record(run).epochs_missing == 0
 
 
 def test_provenance_says_how_the_run_was_made():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from detrnb.logs import COCO_METRICS, log_table, read_log
+from detrnb.logs import COCO_METRICS, is_over, log_table, read_log
 from detrnb.plots import plot_curves
 
 JOURNAL = Path(__file__).resolve().parents[1] / "data" / "journal"
@@ -161,3 +161,19 @@ def test_ten_thousand_epochs_are_read_and_drawn(log):
     assert len(table) == 10_000 and table["AP50"].iloc[-1] == line["test_coco_eval_bbox"][1]
     loss = plot_curves({"detr": table}).axes[0]
     assert len(loss.lines[0].get_xdata()) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("precisions", "train", "over"),
+    [
+        ([], {"epochs": 3}, False),
+        ([0.1, 0.1], {"epochs": 3}, False),
+        ([0.1, 0.1, 0.1], {"epochs": 3, "patience": None}, True),
+        ([0.1, 0.3, 0.2], {"epochs": 9, "patience": 2}, False),
+        ([0.1, 0.3, 0.3, 0.2], {"epochs": 9, "patience": 2}, True),  # equal is no better
+        ([0.3, 0.2, 0.4], {"epochs": 9, "patience": 2}, False),
+    ],
+)
+def test_training_is_over_after_its_epochs_or_for_want_of_a_better_ap(precisions, train, over):
+    lines = [{"test_coco_eval_bbox": [ap], "epoch": i} for i, ap in enumerate(precisions)]
+    assert is_over(lines, train) == over

@@ -15,7 +15,7 @@ from typing import Protocol
 import pandas as pd
 
 from detrnb.config import Config
-from detrnb.logs import log_table, read_log
+from detrnb.logs import is_over, log_table, read_log
 from detrnb.registry import BASELINE
 from detrnb.runs import RunFolder, config_differences
 
@@ -58,9 +58,11 @@ class Record:
 
     @property
     def epochs_missing(self) -> int:
-        """Epochs that its config asks for and its log lacks."""
-        wanted = self.config.get("train", {}).get("epochs", 0)
-        return max(0, wanted - 1 - int(self.log.index[-1]))
+        """Epochs that its config asks for and its log lacks; none where patience ended it."""
+        train = self.config.get("train", {})
+        if "epochs" not in train or is_over(self.lines, train):
+            return 0
+        return train["epochs"] - 1 - int(self.log.index[-1])
 
     @property
     def entry(self) -> str:
