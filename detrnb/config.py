@@ -223,6 +223,10 @@ class TrainConfig(_Section):
     # Weights to start from: a name in official.py, or path of a checkpoint or run in the project.
     init_from: str | None = None
 
+    def global_batch(self, num_processes: int) -> int:
+        """Images that a step sees, over all passes of so many processes."""
+        return self.batch_size * self.accumulate * num_processes
+
 
 class Config(_Section):
     """A run's settings; `Config.preset` makes one."""

@@ -101,7 +101,7 @@ class RunFolder:
 
     def read_provenance(self) -> dict:
         """What is known of how the run was made; empty before the first write."""
-        return _read_json(self.provenance_path) if self.provenance_path.exists() else {}
+        return _read_if_there(self.provenance_path)
 
     def write_test(
         self,
@@ -138,7 +138,7 @@ class RunFolder:
 
     def read_test(self) -> dict:
         """What ``write_test`` kept; empty before."""
-        return _read_json(self.test_path) if self.test_path.exists() else {}
+        return _read_if_there(self.test_path)
 
     def write_timing(self, step_s: float, steps: int) -> None:
         """Keep how long a training step of the run's config takes, measured apart from the run.
@@ -151,7 +151,7 @@ class RunFolder:
 
     def read_timing(self) -> dict:
         """What ``write_timing`` kept; empty before."""
-        return _read_json(self.timing_path) if self.timing_path.exists() else {}
+        return _read_if_there(self.timing_path)
 
     def append_history(self, epochs: int, parameters: Mapping[str, np.ndarray]) -> None:
         """Keep small parameters as they are after so many epochs; what was kept later is dropped.
@@ -312,6 +312,10 @@ def _write_json(path: Path, value: Mapping[str, object]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _read_if_there(path: Path) -> dict:
+    return _read_json(path) if path.exists() else {}
 
 
 def _read_json(path: Path) -> dict:

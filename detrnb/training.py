@@ -105,7 +105,7 @@ class Training:
         """How the run is made; of a resumed run, how it began, and when it went on."""
         data, train = self.config.data, self.config.train
         num_processes = self.accelerator.num_processes
-        global_batch = train.batch_size * train.accumulate * num_processes
+        global_batch = train.global_batch(num_processes)
         fingerprints = {
             split if split in data.splits else d.annotations.stem: fingerprint(d.annotations)
             for split, d in zip((data.train_split, data.val_split), datasets, strict=True)

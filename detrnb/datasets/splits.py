@@ -98,7 +98,7 @@ def resolved(config: Config, num_processes: int) -> Config:
         return config
     _, annotations = split_paths(config.data, config.data.train_split)
     num_images = len(read_annotations(annotations).image_ids)
-    return planned(config, num_images, train.batch_size * train.accumulate * num_processes)
+    return planned(config, num_images, train.global_batch(num_processes))
 
 
 def check_splits(config: Config) -> Report:
