@@ -21,10 +21,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 
-from detrnb.datasets.annotations import read_annotations
-from detrnb.datasets.checking import check
-from detrnb.datasets.coco import CocoDataset, collate
-from detrnb.datasets.transforms import EvalTransform
+from detrnb.datasets import CocoDataset, EvalTransform, check, collate, read_annotations
 
 IMAGES, BOXES = 118_287, 860_001  # of COCO's train2017
 LINKS = 50_000  # to one file; file systems have a limit

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timing import DEVICE, arguments, backward, medians
 from torch import Tensor
 
-from detrnb.device import peak_memory_of
+from detrnb.training import peak_memory_of
 from detrnb.variants.efficient_attention import efficient_attention
 
 SIZES = (256, 1024, 4096, 16_384)

@@ -14,9 +14,8 @@ from pathlib import Path
 import pandas as pd
 from timing import arguments, compare, medians
 
-from detrnb.logs import log_table, read_log
 from detrnb.plots import plot_curves
-from detrnb.runs import project_root
+from detrnb.runs import log_table, project_root, read_log
 
 EPOCHS = 10_000
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detrnb.config import Config
-from detrnb.datasets.batches import TrainBatches
-from detrnb.datasets.transforms import TrainTransform
+from detrnb.datasets import TrainBatches, TrainTransform
+from detrnb.settings import Config
 
 SIZES = {  # (width, height): how many of the 38 have it
     **{(640, 480): 11, (640, 427): 4, (427, 640): 3, (640, 428): 2, (375, 500): 2, (640, 426): 2},

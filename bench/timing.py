@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from detrnb.device import default_device, device_name, seconds_of
+from detrnb.training import default_device, device_name, seconds_of
 
 DEVICE = default_device()
 

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrnb.attention import MultiheadAttention
-from detrnb.backbone import ResNetBody
-from detrnb.config import Config
-from detrnb.detr import build_criterion
+from detrnb.model import MultiheadAttention, ResNetBody, build_criterion
+from detrnb.settings import Config
 
 
 def attention(repeats: int) -> None:

@@ -12,36 +12,37 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from detrnb.config import Config as Config
-    from detrnb.datasets.splits import open_split as open_split
-    from detrnb.detr import build_criterion as build_criterion
-    from detrnb.detr import build_detr as build_detr
-    from detrnb.detr import postprocess as postprocess
-    from detrnb.engine import fit as fit
-    from detrnb.engine import load_run as load_run
-    from detrnb.registry import VARIANTS as VARIANTS
-    from detrnb.weights import load_weights as load_weights
+    from detrnb.datasets import open_split as open_split
+    from detrnb.model import build_criterion as build_criterion
+    from detrnb.model import build_detr as build_detr
+    from detrnb.model import load_weights as load_weights
+    from detrnb.model import postprocess as postprocess
+    from detrnb.settings import VARIANTS as VARIANTS
+    from detrnb.settings import Config as Config
+    from detrnb.training import fit as fit
+    from detrnb.training import load_run as load_run
 
-# Imported when first used: who only reads logs need not wait for torch.
-_MODULES = {
-    "Config": "config",
-    "VARIANTS": "registry",
-    "build_criterion": "detr",
-    "build_detr": "detr",
-    "fit": "engine",
-    "load_run": "engine",
-    "load_weights": "weights",
-    "open_split": "datasets.splits",
-    "postprocess": "detr",
+# The room whose door hands it out; imported when first used: who only reads logs need not wait for
+# torch.
+_DOORS = {
+    "Config": "settings",
+    "VARIANTS": "settings",
+    "build_criterion": "model",
+    "build_detr": "model",
+    "fit": "training",
+    "load_run": "training",
+    "load_weights": "model",
+    "open_split": "datasets",
+    "postprocess": "model",
 }
 
-__all__ = [*_MODULES]
+__all__ = [*_DOORS]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULES:
+    if name not in _DOORS:
         raise AttributeError(f"module 'detrnb' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"detrnb.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"detrnb.{_DOORS[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrnb.config import Config
-from detrnb.detr import DETR, build_detr
+from detrnb.model.detr import DETR, build_detr
+from detrnb.settings.config import Config
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from detrnb.runs import RunFolder
+from detrnb.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "data" / "study" / "encoder_depth"

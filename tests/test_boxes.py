@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from detrnb.boxes import (
-    box_iou,
-    cell_coverage,
-    cxcywh_to_xyxy,
-    generalized_box_iou,
-    xyxy_to_cxcywh,
-)
+from detrnb.boxes import box_iou, cell_coverage, cxcywh_to_xyxy, generalized_box_iou, xyxy_to_cxcywh
 
 
 def test_formats_convert_both_ways():

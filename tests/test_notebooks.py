@@ -14,7 +14,7 @@ import nbformat
 import papermill
 import pytest
 
-from detrnb.workbook import SMOKE_CELL_SECONDS, run_notebook
+from detrnb.commands.notebooks import SMOKE_CELL_SECONDS, run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

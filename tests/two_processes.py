@@ -15,13 +15,13 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import Tensor
 
-from detrnb.config import Config
-from detrnb.criterion import SetCriterion
 from detrnb.datasets.batches import TrainBatches
-from detrnb.engine import fit
-from detrnb.global_batch import TrainingDiverged
-from detrnb.matcher import NonFiniteError
-from detrnb.training import Training
+from detrnb.loss.criterion import SetCriterion
+from detrnb.loss.matcher import NonFiniteError
+from detrnb.settings.config import Config
+from detrnb.training import run as engine
+from detrnb.training.global_batch import TrainingDiverged
+from detrnb.training.run import fit
 
 SETTINGS = {
     "model.num_encoder_layers": 1,
@@ -72,18 +72,18 @@ def refused(rank: int) -> None:
 
 def interrupted() -> None:
     """A run that breaks off between training and evaluation of its second epoch, and goes on."""
-    evaluate_epoch = Training.evaluate_epoch
+    evaluate_epoch = engine._evaluate_epoch
 
-    def dying(self: Training, state: dict) -> None:
+    def dying(ready: object, folder: object, state: dict) -> None:
         if state["epoch"] == 1:
             raise KeyboardInterrupt
-        evaluate_epoch(self, state)
+        evaluate_epoch(ready, folder, state)
 
-    Training.evaluate_epoch = dying
+    engine._evaluate_epoch = dying
     try:
         fit(config(), name="interrupted")
     except KeyboardInterrupt:
-        Training.evaluate_epoch = evaluate_epoch
+        engine._evaluate_epoch = evaluate_epoch
     fit(config(), name="interrupted")
 
 

@@ -3,19 +3,21 @@
 Everything takes run folders, log files of any DETR-family code, or what `fit` gives.
 """
 
-from detrnb.compare.audit import Audit, Difference, audit
-from detrnb.compare.decisions import decisions
+from detrnb.compare.auditing import Audit, Difference, audit
+from detrnb.compare.deciding import decisions
 from detrnb.compare.findings import Finding
 from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
-from detrnb.compare.records import (
-    Record,
-    arrange,
-    entries,
-    find_records,
-    read_record,
-    read_records,
+from detrnb.compare.judging import Verdicts, verdicts
+from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records
+from detrnb.compare.reporting import audits_text, report, verdicts_markdown
+from detrnb.compare.statistics import (
+    FEWEST_SEEDS,
+    against_baseline,
+    detectable_difference,
+    paired_test,
+    power,
+    seeds_needed,
 )
-from detrnb.compare.statistics import detectable_difference, judge, power, seeds_needed
 from detrnb.compare.table import (
     by_epoch,
     differences,
@@ -25,16 +27,18 @@ from detrnb.compare.table import (
     tidy,
     training_seconds,
 )
-from detrnb.compare.verdicts import Verdicts, verdicts
 
 __all__ = [
     "Audit",
     "Difference",
+    "FEWEST_SEEDS",
     "Finding",
     "Record",
     "Verdicts",
+    "against_baseline",
     "arrange",
     "audit",
+    "audits_text",
     "by_epoch",
     "coco_plan",
     "decisions",
@@ -45,14 +49,16 @@ __all__ = [
     "epoch_zero",
     "find_records",
     "journal_page",
-    "judge",
     "paired_by_epoch",
+    "paired_test",
     "power",
     "read_record",
     "read_records",
+    "report",
     "seeds_needed",
     "summary",
     "tidy",
     "training_seconds",
     "verdicts",
+    "verdicts_markdown",
 ]

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from detrnb.compare.decisions import decisions
+from detrnb.compare.deciding import decisions
+from detrnb.compare.judging import Verdicts
 from detrnb.compare.records import Record, baseline_of, entries
 from detrnb.compare.statistics import FEWEST_SEEDS, paired_test, seeds_needed
 from detrnb.compare.table import by_epoch
-from detrnb.compare.verdicts import Verdicts
-from detrnb.config import Config
+from detrnb.settings import Config
 
 EPOCH_ZERO = {"train_loss": "train loss", "test_loss": "val loss", "AP": "AP", "AP50": "AP50"}
 MINUTES_AN_EPOCH = 28  # DETR with ResNet-50 on 8 V100, by the reference's README

@@ -14,10 +14,8 @@ from typing import Protocol
 
 import pandas as pd
 
-from detrnb.config import Config
-from detrnb.logs import is_over, log_table, read_log
-from detrnb.registry import BASELINE
-from detrnb.runs import RunFolder, config_differences
+from detrnb.runs import RunFolder, config_differences, is_over, log_table, read_log
+from detrnb.settings import BASELINE, Config
 
 _RUN_NAME = re.compile(r"(?P<entry>.+?)-s\d+(-[0-9a-f]{8})?( \(\d+\))?")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from detrnb.registry import nearest
+from detrnb.settings import nearest
 
 LEVEL = 0.05  # of the whole study's false positives
 POWER = 0.8  # at which a difference counts as one that the study could have seen
@@ -115,7 +115,7 @@ def seeds_needed(difference: float, spread: float, comparisons: int = 1) -> int:
     return seeds
 
 
-def judge(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def against_baseline(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Compare each entry with the baseline by a number of which more is better, such as AP.
 
     Args:

@@ -6,15 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from detrnb.compare.records import (
-    Record,
-    Source,
-    baseline_of,
-    entries,
-    read_record,
-    read_records,
-)
-from detrnb.logs import COCO_METRICS
+from detrnb.compare.records import Record, Source, baseline_of, entries, read_record, read_records
+from detrnb.runs import COCO_METRICS
 
 # The log's `test_` keys are of the split that is watched while training.
 _SPLITS = {"train_": "train", "test_": "val", "ema_test_": "val, averaged weights"}

@@ -1,5 +1,49 @@
-"""Data sets in COCO layout: made (`toy`), read (`coco`), transformed (`transforms`), checked."""
+"""Data sets in COCO layout: made, read, checked, transformed, put into batches."""
 
+from detrnb.datasets.annotations import (
+    Classes,
+    category_difference,
+    class_names,
+    fingerprint,
+    read_annotations,
+)
+from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.checking import Report, check
+from detrnb.datasets.coco import CocoDataset, collate
+from detrnb.datasets.loader import Batch, FeatureDataset, compute_features, make_loader
+from detrnb.datasets.splits import (
+    check_splits,
+    has_split,
+    open_split,
+    resolved,
+    split_paths,
+    with_classes,
+)
+from detrnb.datasets.transforms import EvalTransform, TrainTransform, resize_shape
 
-__all__ = ["Report", "check"]
+__all__ = [
+    "Batch",
+    "Classes",
+    "CocoDataset",
+    "EvalBatches",
+    "EvalTransform",
+    "FeatureDataset",
+    "Report",
+    "TrainBatches",
+    "TrainTransform",
+    "category_difference",
+    "check",
+    "check_splits",
+    "class_names",
+    "collate",
+    "compute_features",
+    "fingerprint",
+    "has_split",
+    "make_loader",
+    "open_split",
+    "read_annotations",
+    "resize_shape",
+    "resolved",
+    "split_paths",
+    "with_classes",
+]

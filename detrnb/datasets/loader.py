@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from detrnb.bar import Bar
 from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.coco import CocoDataset, Target, collate
-from detrnb.runs import cpu_count
+from detrnb.runs import cpu_count, write_whole
 
 _TENSORS = ("boxes", "labels")  # of a target; the rest of it are plain numbers
 Batch = tuple[Tensor, Tensor, list[Target]]
@@ -90,10 +91,8 @@ def _write_features(path: Path, features: Tensor, targets: list[Target]) -> None
     joined = {name: torch.cat([target[name] for target in targets]) for name in _TENSORS}
     rest = [{k: v for k, v in target.items() if k not in _TENSORS} for target in targets]
     counts = [len(target["labels"]) for target in targets]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")  # several processes may write the same
-    torch.save({"features": features, "rest": rest, "counts": counts, **joined}, beside)
-    os.replace(beside, path)
+    content = {"features": features, "rest": rest, "counts": counts, **joined}
+    write_whole(path, partial(torch.save, content))
 
 
 def _read_features(path: Path) -> tuple[Tensor, list[Target]]:

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from detrnb.config import Config, DataConfig
 from detrnb.datasets.annotations import label_classes, read_annotations
 from detrnb.datasets.checking import Report, check
 from detrnb.datasets.coco import CocoDataset, data_paths
 from detrnb.datasets.toy import make_toy
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
-from detrnb.planning import planned
 from detrnb.runs import project_root
+from detrnb.settings import Config, DataConfig, planned
 
 
 def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:

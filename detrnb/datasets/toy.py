@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from detrnb.bar import Bar
-from detrnb.config import ToyConfig
 from detrnb.datasets.toy_drawing import (
     DIGIT_SAMPLES,
     DrawnDigit,
@@ -27,6 +26,7 @@ from detrnb.datasets.toy_drawing import (
     read_digits,
     read_photographs,
 )
+from detrnb.settings import ToyConfig
 
 GENERATOR = "detrnb.datasets.toy"
 VERSION = 1  # part of the settings: raise it whenever the drawn pixels change

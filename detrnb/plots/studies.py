@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from detrnb.compare.statistics import FEWEST_SEEDS, paired_test
+from detrnb.compare import FEWEST_SEEDS, paired_test
 from detrnb.plots.style import INK, STYLE, colours_of_labels, panels
 
 

@@ -1,1 +1,1 @@
-"""The variants: one file each, resolved by name through `detrnb.registry`."""
+"""The variants: one file each, resolved by name through `detrnb.settings.registry`."""

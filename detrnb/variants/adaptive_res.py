@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detrnb.model import TransformerEncoder
 from detrnb.runs import RunFolder
-from detrnb.transformer import TransformerEncoder
 
 _NAME = "transformer.encoder.layer_weights"
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detrnb.attention import MultiheadAttention
+from detrnb.model import MultiheadAttention
 
 QuerySoftmax = Literal["channel", "position"]
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrnb.attention import MultiheadAttention
-from detrnb.matcher import NonFiniteError
+from detrnb.loss import NonFiniteError
+from detrnb.model import MultiheadAttention
 
 Solver = Literal["auto", "svd", "gram"]
 Gradient = Literal["held", "exact"]

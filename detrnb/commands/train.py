@@ -1,0 +1,68 @@
+"""`detrnb train`: one run from a terminal, in one process or in several."""
+
+import json
+import os
+
+import click
+
+
+class Setting(click.ParamType):
+    """KEY=VALUE as a name and a value."""
+
+    name = "KEY=VALUE"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, object]:
+        key, equals, typed = value.partition("=")
+        if not equals:
+            self.fail(f"{value!r} is not KEY=VALUE, such as train.epochs=50", param, ctx)
+        try:
+            return key, json.loads(typed)
+        except ValueError:
+            return key, typed
+
+
+@click.command(no_args_is_help=True)
+@click.option("--preset", required=True, help="coco, finetune, toy or smoke")
+@click.option("--variant", default="detr", show_default=True, help="one, or several joined by +")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--name", help="of the run's folder  [default: made of the settings]")
+@click.option(
+    "--resume", type=click.Choice(["auto", "never"]), default="auto", help="never: only a new run"
+)
+@click.argument("settings", nargs=-1, type=Setting(), metavar="[KEY=VALUE]...")
+def train(
+    preset: str,
+    variant: str,
+    seed: int,
+    name: str | None,
+    resume: str,
+    settings: tuple[tuple[str, object], ...],
+) -> None:
+    """Train one run, or go on with it, into runs/.
+
+    A KEY is a setting's dotted name, such as train.epochs; a VALUE is JSON (12, 0.1, true, null,
+    [0, 2], {"0": 1}) or else a plain word. A run that is there is opened, one that was interrupted
+    goes on.
+
+    \b
+      detrnb train --preset toy --variant svd_split train.epochs=3
+      torchrun --nproc-per-node 8 -m detrnb train --preset coco data.path=data/coco
+
+    Under torchrun the processes train one run together; on several machines the folder that holds
+    runs/ must be one that all of them share.
+    """
+    from detrnb.settings import Config
+
+    try:
+        config = Config.preset(preset, variant=variant, seed=seed, overrides=dict(settings))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    from detrnb.training import fit, processes
+
+    run = fit(config, resume=resume, name=name)
+    if int(os.environ.get("RANK", "0")) == 0:
+        log = run.log
+        click.echo(f"{run.path}: AP {log['AP'].iloc[-1]:.3f} after epoch {len(log)}")
+    processes().destroy_process_group()

@@ -1,0 +1,31 @@
+"""`detrnb workbook`: run the notebooks and make a small site of them."""
+
+import os
+
+import click
+
+
+@click.command()
+@click.option("--smoke", is_flag=True, help="on a tiny data set: seconds instead of minutes")
+@click.option("--only", metavar="NN", help="beginning of a notebook's name")
+@click.option("--figures", is_flag=True, help="then renew the committed pictures in figures/")
+def workbook(smoke: bool, only: str | None, figures: bool) -> None:
+    """Run the notebooks in order, and write runs/workbook/index.html.
+
+    Each runs in a fresh kernel. Executed copies, pages that need no network for figures and tables,
+    and the notebooks' pictures lie in runs/workbook/.
+
+    \b
+      detrnb workbook --smoke
+      detrnb workbook --only 01
+    """
+    if smoke and figures:
+        raise click.UsageError("--figures renews the committed pictures, --smoke's mean nothing")
+    from detrnb.commands.notebooks import renew_figures, run_workbook
+    from detrnb.runs import project_root
+
+    root = project_root()
+    index = run_workbook(root, smoke=smoke, only=only)
+    click.echo(f"open {os.path.relpath(index)}")
+    if figures:
+        click.echo(f"{renew_figures(root)} pictures in figures/ are those of this run")

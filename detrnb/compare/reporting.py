@@ -1,0 +1,134 @@
+"""Tables, audits and verdicts as text: what `python -m detrnb.compare` prints."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from detrnb.compare import layout
+from detrnb.compare.auditing import audit
+from detrnb.compare.judging import Verdicts, verdicts
+from detrnb.compare.records import Record, entries
+from detrnb.compare.table import TIMES, summary, training_seconds
+
+_COLUMNS = {  # of `table.summary`: heading and format
+    "epochs": ("epochs", "{:.0f}"),
+    "train_loss": ("loss", "{:.3f}"),
+    "test_loss": ("val loss", "{:.3f}"),
+    "AP": ("AP", "{:.4f}"),
+    "AP50": ("AP50", "{:.4f}"),
+    "ema_AP": ("ema AP", "{:.4f}"),
+    "test_AP": ("test AP", "{:.4f}"),
+    "timed_s": ("timed s", "{:.0f}"),
+    "train_time_s": ("time s", "{:.0f}"),
+    "wall_time_s": ("wall s", "{:.0f}"),
+    "peak_memory_mb": ("MiB", "{:.0f}"),
+    "n_parameters": ("params", "{:,.0f}"),
+}
+
+
+def report(records: Sequence[Record]) -> str:
+    """A table of the runs, the first audited against each other, verdicts where seeds repeat."""
+    parts = [runs_text(summary(records))]
+    if len(records) == 2:
+        parts.append(str(audit(*records)))
+    elif len(records) > 2:
+        parts.append(audits_text(records))
+    groups = entries(records)
+    if len(groups) > 1 and max(map(len, groups.values())) > 1:
+        try:
+            parts.append(verdicts_text(verdicts(records)))
+        except ValueError as error:  # such as a study that is still running
+            parts.append(f"No verdicts: {error}")
+    return "\n\n".join(parts)
+
+
+def runs_text(runs: pd.DataFrame) -> str:
+    """The summary of runs: training loss, then what the validation split gives, then cost.
+
+    Left out is what no run has, and times where each run has a fairer one.
+    """
+    fairest = TIMES.index(training_seconds(runs).name)
+    runs = runs.drop(columns=[*TIMES[fairest + 1 :]]).dropna(axis=1, how="all")
+    known = [name for name in _COLUMNS if name in runs]
+    rows = [("run", *(_COLUMNS[name][0] for name in known))]
+    for name, run in runs.iterrows():
+        cells = (_COLUMNS[key][1].format(run[key]) if pd.notna(run[key]) else "" for key in known)
+        rows.append((name, *cells))
+    return layout.columns(rows)
+
+
+def audits_text(records: Sequence[Record]) -> str:
+    """The first run audited against each other one, those alike in one paragraph."""
+    first, *others = records
+    alike: dict[str, list[str]] = {}
+    for other in others:
+        found = audit(first, other)
+        seen = [d.what for d in found.differences if not d.decisive]
+        text = found.verdict + (f"; they also differ in {', '.join(seen)}" if seen else "")
+        alike.setdefault(text, []).append(other.name)
+    head = f"Audit of {first.name} against each other run (give two alone to see it in full)"
+    return "\n".join([head, *(layout.item("-", f"{', '.join(n)}: {t}") for t, n in alike.items())])
+
+
+def verdicts_text(found: Verdicts) -> str:
+    """The verdicts as a table and in words."""
+    base = found.values[found.baseline]
+    rows = [
+        ("entry", "seeds", found.metric, "difference", "95 % interval", "p (Holm)", "would see")
+    ]
+    rows.append((found.baseline, str(base.count()), _mean(base.mean(), base.std()), "", "", "", ""))
+    for row in found.table.itertuples():
+        judged = pd.notna(row.p_holm)
+        rows.append(
+            (
+                row.Index,
+                str(row.seeds),
+                _mean(row.mean, row.spread),
+                f"{row.difference:+.4f}",
+                f"{row.low:+.4f} to {row.high:+.4f}",
+                f"{row.p_holm:.2g}" if judged else "",
+                f"{row.detectable:.2g}" if judged else "",
+            )
+        )
+    lines = [
+        f"Entries against {found.baseline}, by {found.metric} of pairs of equal seed",
+        layout.columns(rows),
+        *(layout.item("-", f"{entry}: {text}") for entry, text in found.table["text"].items()),
+        *(layout.item("-", f"{run} is left out: {why}") for run, why in found.left_out.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _mean(mean: float, spread: float) -> str:
+    return f"{mean:.4f} ± {spread:.4f}"
+
+
+def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
+    """The verdicts as a table in Markdown, such as README's.
+
+    Args:
+        decided: of `decisions`; an entry that it lacks, the control, is not decided on.
+    """
+    base = found.values[found.baseline]
+    head = ("entry", "seeds", found.metric, "difference, 95 % interval", "would have seen")
+    rows = [
+        (*head, "verdict", "time", "decision"),
+        ("---",) * (len(head) + 3),
+        (f"`{found.baseline}`", f"{base.count()}", _mean(base.mean(), base.std()), *[""] * 5),
+    ]
+    for row in found.table.itertuples():
+        judged = pd.notna(row.p_holm)
+        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if judged else ""
+        rows.append(
+            (
+                f"`{row.Index}`",
+                str(row.seeds),
+                _mean(row.mean, row.spread),
+                f"{row.difference:+.3f}{interval}",
+                f"{row.detectable:.2g}" if judged else "",
+                row.verdict,
+                "" if pd.isna(row.time) else f"{row.time:.2g}",
+                decided["decision"].get(row.Index, "control"),
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,34 @@
+"""Looking into a trained model: recorded attention, the explorer, and what parts of it are for."""
+
+from detrnb.look.explore import AttentionExplorer
+from detrnb.look.knock_outs import (
+    PARTS,
+    against_controls,
+    ap_of_parts,
+    energy_in_boxes,
+    energy_table,
+    intervals,
+    keep_part,
+    kept_triplets,
+)
+from detrnb.look.recording import Recording, attention_names, attention_of, record_attention
+from detrnb.look.views import Subject, View, object_shares
+
+__all__ = [
+    "AttentionExplorer",
+    "PARTS",
+    "Recording",
+    "Subject",
+    "View",
+    "against_controls",
+    "ap_of_parts",
+    "attention_names",
+    "attention_of",
+    "energy_in_boxes",
+    "energy_table",
+    "intervals",
+    "keep_part",
+    "kept_triplets",
+    "object_shares",
+    "record_attention",
+]

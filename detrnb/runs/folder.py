@@ -1,0 +1,243 @@
+"""A run folder on disk: its name, settings, log and provenance; no torch here.
+
+``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
+provenance.json, last.pt, best.pt and figures/; of a variant with parameters of its own also
+history.npz, these parameters before training and after each epoch; once it was evaluated on a split
+that nothing was tuned on, test.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from detrnb.runs.log import COCO_METRICS, is_torn, parse_object, read_log
+from detrnb.runs.writing import copy_whole, write_whole
+
+ABSENT = "(absent)"
+
+
+def run_name(preset: str, variant: str, seed: int, settings: Mapping[str, object]) -> str:
+    """Name a run so that equal settings give equal names, such as ``toy-detr-s0-1a2b3c4d``.
+
+    Args:
+        settings: What the hash covers; the order of keys does not matter.
+
+    Raises:
+        ValueError: A preset or variant that cannot be part of a folder's name.
+    """
+    for part in (preset, variant):
+        if not re.fullmatch(r"\w[\w.+-]*", part):
+            raise ValueError(f"{part!r} cannot be part of a run's name; use letters, digits, ._+-")
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=_plain)
+    return f"{preset}-{variant}-s{seed}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+
+def _plain(value: object) -> object:
+    """What json cannot write by itself: numpy and torch values, paths."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r}")
+
+
+class RunFolder:
+    """The files of one run. Making the object touches no file; ``create`` does."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.log_path = self.path / "log.txt"
+        self.provenance_path = self.path / "provenance.json"
+        self.last = self.path / "last.pt"
+        self.best = self.path / "best.pt"
+        self.history_path = self.path / "history.npz"
+        self.test_path = self.path / "test.json"
+        # Says how fast its config trains, measured beside others'.
+        self.timing_path = self.path / "timing.json"
+        self.figures = self.path / "figures"
+
+    def create(self, config: Mapping[str, object]) -> RunFolder:
+        """Make the folder and write config.json, replacing one that is there."""
+        self.figures.mkdir(parents=True, exist_ok=True)
+        _write_json(self.config_path, config)
+        return self
+
+    def write_last(self, save: Callable[[BinaryIO], object]) -> None:
+        """Write last.pt, the checkpoint to go on from.
+
+        Args:
+            save: puts the checkpoint into an open file; this room knows no torch.
+        """
+        write_whole(self.last, save)
+
+    def keep_last_as_best(self) -> None:
+        """Make best.pt a copy of last.pt."""
+        copy_whole(self.last, self.best)
+
+    def read_config(self) -> dict:
+        """The settings of the run; a ValueError names a file that is missing or not JSON."""
+        return _read_json(self.config_path)
+
+    def write_provenance(self, provenance: Mapping[str, object]) -> None:
+        _write_json(self.provenance_path, provenance)
+
+    def read_provenance(self) -> dict:
+        """What is known of how the run was made; empty before the first write."""
+        return _read_if_there(self.provenance_path)
+
+    def write_test(
+        self,
+        split: str,
+        epoch: int,
+        stats: Sequence[float],
+        per_class: Mapping[str, float],
+        seconds: float,
+    ) -> None:
+        """Keep what the weights of the last epoch reach on a split that nothing was tuned on.
+
+        Args:
+            split: such as ``test2017``.
+            epoch: the last one trained, from 0.
+            stats: the 12 numbers named by ``logs.COCO_METRICS``.
+            per_class: class name -> AP.
+            seconds: that the evaluation took.
+
+        Raises:
+            ValueError: other than 12 numbers.
+        """
+        if len(stats) != len(COCO_METRICS):
+            raise ValueError(f"stats are {len(stats)} numbers; expected COCO's {len(COCO_METRICS)}")
+        _write_json(
+            self.test_path,
+            {
+                "split": split,
+                "epoch": epoch,
+                "coco_eval_bbox": stats,
+                "coco_eval_bbox_per_class": per_class,
+                "seconds": seconds,
+            },
+        )
+
+    def read_test(self) -> dict:
+        """What ``write_test`` kept; empty before."""
+        return _read_if_there(self.test_path)
+
+    def write_timing(self, step_s: float, steps: int) -> None:
+        """Keep how long a training step of the run's config takes, measured apart from the run.
+
+        Args:
+            step_s: median seconds of a step.
+            steps: that were timed.
+        """
+        _write_json(self.timing_path, {"step_s": step_s, "steps": steps})
+
+    def read_timing(self) -> dict:
+        """What ``write_timing`` kept; empty before."""
+        return _read_if_there(self.timing_path)
+
+    def append_history(self, epochs: int, parameters: Mapping[str, np.ndarray]) -> None:
+        """Keep small parameters as they are after so many epochs; what was kept later is dropped.
+
+        Epochs that nothing was kept of, since the file was deleted, become NaN.
+
+        Args:
+            epochs: trained so far; 0 keeps what training starts from.
+            parameters: by name, of equal shapes each time.
+        """
+        before = self.read_history()
+        history = {}
+        for name, value in parameters.items():
+            rows = np.full((epochs + 1, *value.shape), np.nan, dtype=value.dtype)
+            known = before.get(name, rows[:0])[:epochs]
+            rows[: len(known)], rows[epochs] = known, value
+            history[name] = rows
+        write_whole(self.history_path, lambda file: np.savez(file, **history))
+
+    def read_history(self) -> dict[str, np.ndarray]:
+        """The parameters kept, each (epochs + 1, ...), before training first; none for DETR."""
+        if not self.history_path.exists():
+            return {}
+        with np.load(self.history_path) as history:
+            return dict(history)
+
+    def append_log(self, line: Mapping[str, object]) -> None:
+        """Add one epoch, keys in the order given, wholly or not at all.
+
+        NaN and infinities are written as ``NaN`` and ``Infinity``, as in the reference's logs.
+        """
+        data = (json.dumps(line, default=_plain) + "\n").encode()
+        self.repair_log()
+        with open(self.log_path, "ab", buffering=0) as file:
+            start = file.tell()
+            written = file.write(data)
+            if written != len(data):  # a full disk takes part of a line
+                file.truncate(start)
+                raise OSError(f"{self.log_path}: {written} of {len(data)} bytes fit; disk full?")
+            os.fsync(file.fileno())
+
+    def read_log(self) -> list[dict]:
+        """The run's epochs so far; none before the first is finished."""
+        return read_log(self.log_path) if self.log_path.exists() else []
+
+    def repair_log(self) -> int:
+        """Cut a line torn by a crash off the log's end, so that appending goes on cleanly.
+
+        Returns:
+            Number of bytes cut off, 0 for a sound log.
+        """
+        data = self.log_path.read_bytes() if self.log_path.exists() else b""
+        tail = data[data.rfind(b"\n") + 1 :]
+        if not tail:
+            return 0
+        cut = len(tail) if is_torn(tail) else 0
+        if cut:
+            os.truncate(self.log_path, len(data) - cut)
+        else:  # a whole line that lacks only its end
+            self.log_path.write_bytes(data + b"\n")
+        return cut
+
+
+def config_differences(
+    old: Mapping[str, object], new: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
+    """Settings that differ, as dotted key to (old, new); ``ABSENT`` where one side lacks the key.
+
+    Compared as JSON would keep them: a tuple equals a list of the same values.
+    """
+    before, after = (_flat(json.loads(json.dumps(c, default=_plain))) for c in (old, new))
+    pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in {**before, **after}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    leaves = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            leaves |= _flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    text = json.dumps(value, indent=2, default=_plain) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _read_if_there(path: Path) -> dict:
+    return _read_json(path) if path.exists() else {}
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: is {path.parent} a run folder?")
+    return parse_object(path.read_bytes(), str(path))

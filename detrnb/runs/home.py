@@ -1,0 +1,50 @@
+"""Where runs, data and pictures lie."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # matplotlib is slow to import, and only the caller of save_figure needs it
+    from matplotlib.figure import Figure
+
+
+def project_root() -> Path:
+    """Where runs/ and data/ lie: DETRNB_HOME, else the clone that the current folder is in.
+
+    JupyterLab and papermill start in notebooks/. Outside a clone, as on Colab or with a notebook
+    that was copied elsewhere, it is the current folder.
+    """
+    named = os.environ.get("DETRNB_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if is_project(folder)), here)
+
+
+def is_project(folder: Path) -> bool:
+    return (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir()
+
+
+def save_figure(figure: Figure, name: str, *, smoke: bool = False) -> Path:
+    """Save a notebook's named picture as PNG in runs/workbook/figures/.
+
+    The same picture gives the same bytes. `make figures` takes them over into figures/.
+
+    Args:
+        name: Number of the notebook and a word or two, such as ``01_detections``.
+        smoke: Keep pictures that mean something; write beside them, to smoke_figures/.
+
+    Raises:
+        ValueError: A name of another form.
+    """
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
+        raise ValueError(f"figure name {name!r} should look like '01_detections', without '.png'")
+    folder = project_root() / "runs" / "workbook" / ("smoke_figures" if smoke else "figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    metadata_free = {"Software": None}  # else matplotlib's version is part of the bytes
+    figure.savefig(path, dpi=110, facecolor="white", bbox_inches="tight", metadata=metadata_free)
+    return path

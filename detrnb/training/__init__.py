@@ -1,0 +1,52 @@
+"""From a Config to a trained run: `fit` prepares, loops, and has `runs` write what comes of it."""
+
+from detrnb.training.device import (
+    default_device,
+    device_name,
+    from_main,
+    make_accelerator,
+    peak_memory_mb,
+    peak_memory_of,
+    processes,
+    seconds_of,
+)
+from detrnb.training.global_batch import TrainingDiverged
+from detrnb.training.loop import Evaluation, evaluate
+from detrnb.training.metrics import (
+    ERROR_KINDS,
+    CocoMetrics,
+    box_spread,
+    error_kinds,
+    evaluate_coco,
+    load_ground_truth,
+)
+from detrnb.training.opening import Run, evaluate_split, load_run
+from detrnb.training.probing import seconds_per_step
+from detrnb.training.progress import duration
+from detrnb.training.run import fit
+
+__all__ = [
+    "CocoMetrics",
+    "ERROR_KINDS",
+    "Evaluation",
+    "Run",
+    "TrainingDiverged",
+    "box_spread",
+    "default_device",
+    "device_name",
+    "duration",
+    "error_kinds",
+    "evaluate",
+    "evaluate_coco",
+    "evaluate_split",
+    "fit",
+    "from_main",
+    "load_ground_truth",
+    "load_run",
+    "make_accelerator",
+    "peak_memory_mb",
+    "peak_memory_of",
+    "processes",
+    "seconds_of",
+    "seconds_per_step",
+]

@@ -1,0 +1,93 @@
+"""The losses of a batch that processes and accumulated passes share out."""
+
+import math
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from detrnb.loss import NonFiniteError, SetCriterion, Targets
+
+
+class TrainingDiverged(ValueError):
+    """A loss, prediction or gradient became NaN or infinite; the last checkpoint is sound."""
+
+
+class GlobalBatch:
+    """One process's part of a batch; its losses sum up with the others' to the batch's own.
+
+    What is not finite in one process raises in all of them, so that none waits for another.
+
+    Args:
+        targets: of this process, of all its passes; may be none.
+        num_queries: of the model.
+        where: in the run, for the error.
+    """
+
+    def __init__(
+        self,
+        criterion: SetCriterion,
+        targets: Targets,
+        num_queries: int,
+        accelerator: Accelerator,
+        where: str,
+    ) -> None:
+        self.criterion, self.accelerator, self.where = criterion, accelerator, where
+        # Known before the first pass, since they follow from the targets.
+        self.normalizers = criterion.normalizers(targets, num_queries)
+        if accelerator.num_processes > 1:
+            self.normalizers = accelerator.reduce(self.normalizers, "sum")
+        self._values = dict.fromkeys(["loss", *criterion.names], 0.0)
+        self._failures: list[tuple[str, list[int]]] = []  # tensor, image ids
+
+    def loss_share(self, outputs: dict, targets: Targets) -> Tensor:
+        """Predictions of one pass: their share of the batch's total loss.
+
+        Raises:
+            NonFiniteError: a prediction or loss is NaN or infinite; `losses` will tell all
+                processes. Names the last of them, which is a single loss where the total is
+                infinite because of it.
+        """
+        try:
+            losses = self.criterion(outputs, targets, self.normalizers)
+            loss = self.criterion.total(losses)
+            # One copy to the host.
+            numbers = torch.stack([loss, *losses.values()]).detach().tolist()
+            values = dict(zip(["loss", *losses], numbers, strict=True))
+            finite = {n: math.isfinite(v) for n, v in values.items() if n != "class_error"}
+            if not all(finite.values()):
+                raise NonFiniteError([n for n in finite if not finite[n]][-1], [])
+        except NonFiniteError as error:
+            self.fail(error, targets)
+            raise
+        for name, value in values.items():
+            self._values[name] += value
+        return loss
+
+    def fail(self, error: NonFiniteError, targets: Targets) -> None:
+        """Note an error for all processes, with the ids of its images."""
+        ids = [target["image_id"] for target in targets]
+        self._failures.append((error.tensor, [ids[i] for i in error.images] or ids))
+
+    def losses(self) -> dict[str, float]:
+        """The whole batch's losses after all passes, in all processes, which must all ask.
+
+        Raises:
+            TrainingDiverged: in all processes where one of them failed; names tensor and images.
+        """
+        values, failures = self._values, self._failures
+        if self.accelerator.num_processes > 1:
+            numbers = torch.tensor([len(failures), *values.values()], dtype=torch.float64)
+            summed = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum")
+            failed, *numbers = summed.tolist()
+            values = dict(zip(values, numbers, strict=True))
+            failures = gather_object(failures) if failed else []
+        if failures:
+            tensor = failures[0][0]
+            images = [i for name, ids in failures if name == tensor for i in ids]
+            raise TrainingDiverged(
+                f"{tensor} is not finite {self.where}, image ids {images}. The last checkpoint is"
+                " kept; lower train.lr, or look at these images' boxes"
+            )
+        return values

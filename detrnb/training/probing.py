@@ -1,0 +1,146 @@
+"""A few steps of a training, to tell how long it will take and how much memory."""
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+
+from detrnb.datasets import Batch, CocoDataset, TrainTransform, resize_shape, resolved
+from detrnb.settings import Config, DataConfig
+from detrnb.training.device import device_name, make_accelerator, peak_memory_mb, processes
+from detrnb.training.loop import train_one_epoch
+from detrnb.training.prepare import Prepared, open_data, prepare
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a few steps of a training took.
+
+    Attributes:
+        step_s: median seconds of a step, reading its images included.
+        peak_memory_mb: of this process so far, or of the CUDA device's tensors, with the largest
+            batch there can be.
+        largest: that batch, (B, 3, H, W); None where features are trained on.
+    """
+
+    step_s: float
+    peak_memory_mb: float
+    largest: tuple[int, ...] | None
+
+
+def probe(ready: Prepared, config: Config, steps: int) -> Probe:
+    """Time real steps on real batches, after one on the largest batch there can be.
+
+    The training is left as it was: the steps have learning rate 0, and what they leave in the
+    optimizer is undone. Processes of a run call it together.
+
+    Args:
+        steps: that are timed.
+
+    Raises:
+        ValueError: the largest batch does not fit the device's memory.
+    """
+    loader, train = ready.train_loader, config.train
+    device = ready.accelerator.device
+    begin = time.perf_counter()
+    batches = [
+        loader.collate_fn([loader.dataset[index] for index in indices])
+        for indices in islice(cycle(loader.batch_sampler), steps * train.accumulate)
+    ]
+    read_s = (time.perf_counter() - begin) / steps
+    first, largest = batches[0], None
+    if isinstance(ready.train_set, CocoDataset):
+        first = _largest_batch(config.data, ready.train_set, first)
+        largest = tuple(first[0].shape)
+    ends: list[float] = []
+    with _undone(ready):
+        try:
+            train_one_epoch(
+                ready.model,
+                ready.criterion,
+                [first] * train.accumulate + batches,
+                ready.optimizer,
+                ready.accelerator,
+                epoch=0,
+                accumulate=train.accumulate,
+                clip_max_norm=train.clip_max_norm,
+                on_step=lambda loss: ends.append(time.perf_counter()),
+            )
+        except torch.OutOfMemoryError as error:
+            size = " x ".join(map(str, first[0].shape))
+            raise ValueError(
+                f"a batch of {size} does not fit the memory of {device_name(device)}; lower"
+                " train.batch_size (and raise train.accumulate for it) or data.max_size"
+            ) from error
+    step_s = float(np.median(np.diff(ends)))
+    # Workers read while the device computes; without them reading comes on top.
+    workers = loader.num_workers
+    step_s = max(step_s, read_s / workers) if workers else step_s + read_s
+    return Probe(step_s, peak_memory_mb(device), largest)
+
+
+def seconds_per_step(config: Config, steps: int = 20) -> float:
+    """Median seconds of a training step of a config; no run is begun.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    config = resolved(config, processes().num_processes)
+    accelerator = make_accelerator(config.train.precision)
+    ready = prepare(config, accelerator, open_data(config, accelerator))
+    return probe(ready, config, steps).step_s
+
+
+@contextmanager
+def _undone(ready: Prepared) -> Iterator[None]:
+    """Steps inside leave weights, optimizer and gradient scaler as they were.
+
+    What is drawn at random need not be put back: every epoch seeds anew.
+    """
+    changing = [x for x in (ready.optimizer, ready.accelerator.scaler) if x is not None]
+    before = [copy.deepcopy(x.state_dict()) for x in changing]
+    for group in ready.optimizer.param_groups:
+        group["initial_lr"] = 0.0
+    try:
+        yield
+    finally:
+        ready.optimizer.zero_grad()
+        for x, state in zip(changing, before, strict=True):
+            x.load_state_dict(state)
+
+
+def _largest_batch(data: DataConfig, dataset: CocoDataset, batch: Batch) -> Batch:
+    """A batch of black images as large as training can have, with another's targets."""
+    images, _, targets = batch
+    sizes = dataset.image_sizes
+    H, W = largest_size(data, sizes, len(images)) if np.isfinite(sizes).all() else images.shape[2:]
+    images = torch.zeros(len(images), 3, H, W, dtype=torch.uint8)
+    return images, torch.zeros(len(images), H, W, dtype=torch.bool), targets
+
+
+def largest_size(data: DataConfig, sizes: np.ndarray, batch_size: int) -> tuple[int, int]:
+    """Height and width of the largest batch of training that can be.
+
+    A batch is as high as its highest image and as wide as its widest, so that a wide image beside a
+    tall one takes more than either (facebookresearch/detr#150).
+
+    Args:
+        sizes: (n, 2) width and height of the images as stored.
+    """
+    shapes = np.unique(sizes.astype(int), axis=0)
+    if data.train_sizes is not None:
+        if data.crop:  # the most oblong crops, which any image may become
+            short, long = TrainTransform.crop
+            shapes = np.concatenate([shapes, [(short, long), (long, short)]])
+        shapes = np.array(
+            [resize_shape(w, h, max(data.train_sizes), data.max_size) for w, h in shapes.tolist()]
+        )
+    if batch_size == 1:
+        shapes = shapes[[shapes.prod(axis=1).argmax()]]
+    width, height = shapes.max(axis=0).tolist()
+    return height, width

@@ -1,0 +1,71 @@
+"""`detrnb train`: settings as typed, what is wrong in one paragraph, where the run is."""
+
+import pytest
+
+from detrnb.commands import main
+from detrnb.training.global_batch import TrainingDiverged
+
+TYPED = [
+    "data.toy.num_images=[8, 2, 2]",
+    "train.epochs=1",
+    "model.num_encoder_layers=1",
+    "model.num_decoder_layers=1",
+]
+
+
+def test_trains_what_is_typed_and_says_where(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed = ["--preset", "smoke", *TYPED, "--seed", "3", "--name", "typed", "train.lr=1e-3"]
+    assert main(["train", *typed]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(f"{tmp_path / 'runs' / 'typed'}: AP ") and last.endswith("after epoch 1")
+    assert main(["train", *typed, "--resume", "never"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and "resume is 'never'" in errors[0]
+
+
+def test_values_become_what_the_setting_is(monkeypatch):
+    configs = []
+    monkeypatch.setattr(
+        "detrnb.training.fit", lambda config, **rest: configs.append(config) or 1 / 0
+    )
+    typed = ["--preset", "coco", "--variant", "svd_split", "data.path=data/my coco"]
+    typed += ["model.options.svd_split.layers=[0, 2]", "data.crop=false", "train.epochs=50"]
+    typed += ["data.eval_size=null", "train.precision=fp32", "train.lr=1e-3"]
+    with pytest.raises(ZeroDivisionError):
+        main(["train", *typed, "--debug"])
+    (config,) = configs
+    assert config.data.path == "data/my coco"
+    assert config.data.crop is False and config.data.eval_size is None
+    assert config.train.epochs == 50 and config.train.lr == 1e-3
+    assert config.model.options == {"svd_split": {"layers": [0, 2]}}
+
+
+@pytest.mark.parametrize(
+    "typed, complaint",
+    [
+        (["--preset", "smoke", "train.epoch=2"], "did you mean 'epochs'"),
+        (["--preset", "smoke", "train.epochs=two"], "train.epochs: Input should be a valid int"),
+        (["--preset", "smoke", "train.epochs=0", "train.lr=-1"], "train.lr: Input should be gr"),
+        (["--preset", "cocoa"], "unknown preset 'cocoa'"),
+        (["--preset", "smoke", "epochs"], "'epochs' is not KEY=VALUE"),
+        (["--preset", "smoke", "--epochs=2"], "No such option '--epochs'"),
+        (["train.epochs=2"], "Missing option '--preset'"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_paragraph(typed, complaint, capsys, monkeypatch):
+    monkeypatch.setattr("detrnb.training.fit", None)
+    assert main(["train", *typed]) == 2
+    captured = capsys.readouterr()
+    assert complaint in captured.err and captured.out == ""
+    assert captured.err.endswith(" (detrnb train --help tells more)\n")
+    assert "\n\n" not in captured.err  # one paragraph
+
+
+def test_run_that_diverges_ends_with_its_error(capsys, monkeypatch):
+    def diverge(config, **rest):
+        raise TrainingDiverged("loss is not finite at epoch 3")
+
+    monkeypatch.setattr("detrnb.training.fit", diverge)
+    assert main(["train", "--preset", "smoke"]) == 1
+    assert capsys.readouterr().err == "loss is not finite at epoch 3\n"

@@ -1,0 +1,153 @@
+"""Verdicts on studies of run folders, and the command line."""
+
+import numpy as np
+import pytest
+from runs_on_disk import JOURNAL, STUDY, write_run
+
+from detrnb.commands import main
+from detrnb.compare import verdicts
+
+
+def write_study(folder, entries, seeds=6, **options):
+    """Runs of entries, each with what its AP differs by from the baseline's."""
+    noise = np.random.default_rng(3)
+    paths = []
+    for number, (entry, difference) in enumerate(entries.items()):
+        for seed in range(seeds):
+            ap = 0.3 + difference + 0.001 * noise.normal()
+            setting = {"model.num_queries": 16 + number}
+            paths.append(write_run(folder, entry, seed, ap, settings=setting, **options))
+    return paths
+
+
+def test_verdicts_are_in_words_with_their_cost(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0})
+    for entry, difference, seconds, queries in (
+        ("better", 0.02, 60.0, 17),
+        ("same", 0.0, 78.0, 18),
+        ("worse", -0.02, 30.0, 19),
+    ):
+        noise = np.random.default_rng(queries)
+        for seed in range(6):
+            ap = 0.3 + difference + 0.001 * noise.normal()
+            setting = {"model.num_queries": queries}
+            paths.append(write_run(tmp_path, entry, seed, ap, settings=setting, seconds=seconds))
+    found = verdicts(paths)
+    assert (found.baseline, found.metric, found.left_out) == ("detr", "validation AP", {})
+    assert found.values.shape == (6, 4) and found.seconds["same"].tolist() == [78.0] * 6
+    assert found.table["verdict"].tolist() == ["better", "no difference seen", "worse"]
+    better, same, worse = found.table["text"]
+    assert better.startswith("AP better: +0.02") and better.endswith(", as fast")
+    assert same.startswith("no AP difference seen (would have seen 0.00")
+    assert same.endswith("), 1.3 times slower")
+    assert worse.startswith("AP worse: -0.0") and worse.endswith(", 2 times faster")
+
+
+def test_the_test_split_counts_where_every_run_has_it(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0, "other": 0.0}, seeds=5, test_ap=0.2)
+    found = verdicts(paths)
+    assert found.metric == "AP on test2017" and (found.values == 0.2).all(axis=None)
+    (paths[-1] / "test.json").unlink()
+    found = verdicts(paths)
+    assert found.metric == "validation AP" and (found.values > 0.25).all(axis=None)
+
+
+def test_committed_runs_are_described():
+    found = verdicts(sorted(STUDY.iterdir()))
+    assert found.table["verdict"].tolist() == ["described", "described"]
+    assert found.table.loc["encoder1", "difference"] == pytest.approx(-0.045114, abs=1e-6)
+    assert found.table["parameters"].tolist() == [-594_816, -396_544]
+    text = found.table.loc["encoder1", "text"]
+    assert text.startswith("described, not judged (3 of 5 seeds): AP -0.045")
+    assert "0.73 to 3.4 times the time" in text  # one run waited for the machine
+
+
+def test_baseline_may_be_named_and_is_the_first_where_none_is_detr():
+    runs = sorted(STUDY.iterdir())
+    assert verdicts(runs, baseline="encoder1").table.index.tolist() == ["detr", "encoder0"]
+    assert verdicts(runs[3:]).baseline == "encoder0"
+    with pytest.raises(ValueError, match="no entry 'encoder'"):
+        verdicts(runs, baseline="encoder")
+
+
+def test_unfinished_runs_and_bare_logs_are_left_out_with_the_reason(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0, "other": 0.1}, seeds=2)
+    short = write_run(
+        tmp_path, "other", 7, 0.9, epochs=4, logged=1, settings={"model.num_queries": 17}
+    )
+    found = verdicts([*paths, short, JOURNAL[0]])
+    assert found.left_out == {
+        "other-s7": "3 epochs are missing",
+        "detr_epoch0": "its seed is not known",
+    }
+    assert found.values.index.tolist() == [0, 1]
+
+
+def test_one_entry_alone_has_no_verdict(tmp_path):
+    with pytest.raises(ValueError, match="need two entries .* found detr"):
+        verdicts(write_study(tmp_path, {"detr": 0.0}, seeds=2))
+
+
+def test_a_seed_twice_in_an_entry_is_refused(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0, "other": 0.1}, seeds=2)
+    with pytest.raises(ValueError, match=r"detr-s0 \(2\) is a second run of an entry's seed"):
+        verdicts([*paths, paths[0]])
+
+
+def test_command_line_audits_two_runs(capsys):
+    assert main(["compare", *[str(path) for path in JOURNAL]]) == 0
+    printed = capsys.readouterr().out
+    assert "41,304,416" in printed and "not comparable, because they differ in" in printed
+    assert max(map(len, printed.splitlines())) <= 100 and "Entries against" not in printed
+
+
+def test_command_line_judges_a_study(capsys, tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0, "other": 0.1})
+    assert main(["compare", *[str(path) for path in paths]]) == 0
+    printed = capsys.readouterr().out
+    assert "Audit of detr-s0 against each other run" in printed
+    assert (
+        "- detr-s1, detr-s2, detr-s3, detr-s4, detr-s5: comparable; they also differ in" in printed
+    )
+    assert "Entries against detr, by validation AP of pairs of equal seed" in printed
+    assert "- other: AP better: +0.100" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_command_line_begins_with_the_baseline_and_keeps_the_order_of_two(capsys):
+    runs = [str(STUDY / f"{entry}-s0") for entry in ("encoder0", "encoder1", "detr")]
+    assert main(["compare", *runs]) == 0
+    assert "Audit of detr-s0 against each other run" in capsys.readouterr().out
+    assert main(["compare", *runs[1:]]) == 0
+    assert "Audit of encoder1-s0 and detr-s0" in capsys.readouterr().out
+
+
+def test_command_line_goes_on_without_verdicts_while_a_study_runs(capsys, tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0}, seeds=2)
+    paths.append(
+        write_run(tmp_path, "new", 0, 0.1, epochs=9, logged=1, settings={"model.num_queries": 9})
+    )
+    assert main(["compare", *[str(path) for path in paths]]) == 0
+    assert "No verdicts: verdicts need two entries" in capsys.readouterr().out
+
+
+def test_command_line_shows_one_run(capsys):
+    assert main(["compare", *[str(STUDY / "detr-s0")]]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("detr-s0")
+
+
+def test_command_line_says_what_it_cannot_read(capsys, tmp_path):
+    assert main(["compare", *[str(tmp_path)]]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "no log at" in captured.err
+
+
+def test_verdict_names_conditions_besides_the_model(tmp_path):
+    paths = [
+        write_run(tmp_path, entry, seed, 0.3 + seed / 100, settings={"train.weight_decay": decay})
+        for entry, decay in (("detr", 1e-4), ("decayed", 1e-2))
+        for seed in range(2)
+    ]
+    found = verdicts(paths).table.loc["decayed"]
+    assert found["conditions"] == "train.weight_decay"
+    assert "not by the model alone, as these differ too: train.weight_decay" in found["text"]

@@ -1,0 +1,131 @@
+"""Runs as they are read for comparison, and study entries."""
+
+import json
+import shutil
+
+import pytest
+from runs_on_disk import JOURNAL, STUDY, write_run
+
+from detrnb.compare import arrange, entries, find_records, read_record, read_records
+from detrnb.runs.log import read_log
+
+
+def test_run_folder_is_read_whole():
+    record = read_record(STUDY / "encoder0-s2")
+    assert (record.name, record.entry, record.seed) == ("encoder0-s2", "encoder0", 2)
+    assert record.provenance["steps_per_epoch"] == 375 and record.test == {}
+    assert len(record.log) == 6 and record.epochs_missing == 0
+
+
+def test_log_file_lines_and_opened_runs_are_read_too():
+    assert read_record(str(JOURNAL[0])).name == "detr_epoch0"
+    assert read_record(STUDY / "detr-s0" / "log.txt").name == "detr-s0"
+    assert read_record(read_log(JOURNAL[0])).log["n_parameters"].tolist() == [41_302_368]
+    record = read_record(STUDY / "detr-s0")
+    assert read_record(record) is record
+
+    class Run:
+        path = STUDY / "detr-s1"
+
+    assert read_record(Run()).seed == 1
+
+
+def test_runs_are_arranged_baseline_first_then_by_how_many_there_are(tmp_path):
+    paths = [
+        write_run(tmp_path, entry, seed, 0.3, settings={"model.num_queries": queries})
+        for queries, (entry, seeds) in enumerate((("a", 1), ("b+c", 2), ("detr", 1), ("c", 2)), 9)
+        for seed in range(seeds)
+    ]
+    names = [record.name for record in arrange(read_records(paths))]
+    assert names == ["detr-s0", "c-s0", "c-s1", "b+c-s0", "b+c-s1", "a-s0"]
+    assert arrange(read_records(paths), baseline="a")[0].name == "a-s0"
+    assert arrange(read_records(JOURNAL[::-1]))[0].name == "adaptive_res_epoch0"
+    assert arrange([]) == []
+
+
+def test_paths_and_wildcards_find_runs_from_a_root_each_once(tmp_path):
+    for entry in ("b", "a"):
+        write_run(tmp_path / "runs", entry, 0, 0.3)
+    (tmp_path / "runs" / "smoke_figures").mkdir()
+    (tmp_path / "runs" / "01.ipynb").write_text("{\n}\n")
+    records, left_out = find_records(["runs/b-s0", "runs/*", str(JOURNAL[0])], tmp_path)
+    assert [record.name for record in records] == ["b-s0", "a-s0", "detr_epoch0"]
+    assert set(left_out) == {"runs/01.ipynb", "runs/smoke_figures"}
+    assert left_out["runs/01.ipynb"].startswith("runs/01.ipynb, line 1: not JSON")
+    assert find_records("runs/a*/log.txt", tmp_path)[0][0].name == "a-s0"
+
+
+def test_wildcards_may_find_nothing_but_a_named_path_must_be_there(tmp_path):
+    assert find_records("*", tmp_path) == ([], {})
+    with pytest.raises(ValueError, match="no log at .*typo"):
+        find_records(["typo"], tmp_path)
+
+
+def test_log_without_settings_has_no_seed_and_misses_nothing():
+    record = read_record(JOURNAL[0])
+    assert record.seed is None and record.config == {} and record.epochs_missing == 0
+
+
+def test_run_that_is_not_finished_tells_what_is_missing(tmp_path):
+    assert read_record(write_run(tmp_path, "detr", 0, 0.3, epochs=5, logged=2)).epochs_missing == 3
+
+
+def test_run_without_an_epoch_is_refused(tmp_path):
+    path = write_run(tmp_path, "detr", 0, 0.3, logged=0)
+    path.joinpath("log.txt").write_text("")
+    with pytest.raises(ValueError, match="detr-s0 has no finished epoch yet"):
+        read_record(path)
+
+
+def test_lines_of_no_detr_are_refused():
+    with pytest.raises(ValueError, match="no DETR's log: expected keys such as.*found loss, step"):
+        read_record([{"loss": 2.5, "step": 7}])
+
+
+def test_folder_of_other_code_needs_a_log_only(tmp_path):
+    shutil.copy(JOURNAL[1], tmp_path / "log.txt")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Other"]}))
+    record = read_record(tmp_path)
+    assert record.config == {} and record.log["AP"].iloc[0] > 0
+
+
+def test_runs_of_one_name_are_numbered():
+    names = [record.name for record in read_records([JOURNAL[0]] * 3)]
+    assert names == ["detr_epoch0", "detr_epoch0 (2)", "detr_epoch0 (3)"]
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(ValueError, match="give run folders or log files"):
+        read_records([])
+
+
+def test_entries_hold_runs_that_differ_in_the_seed_only():
+    groups = entries(read_records(sorted(STUDY.iterdir())))
+    assert list(groups) == ["detr", "encoder0", "encoder1"]
+    assert [record.seed for record in groups["encoder1"]] == [0, 1, 2]
+
+
+def test_runs_before_and_after_a_setting_was_added_are_of_one_entry(tmp_path):
+    for seed in (0, 1):
+        shutil.copytree(STUDY / f"detr-s{seed}", tmp_path / f"detr-s{seed}")
+    settings = json.loads((tmp_path / "detr-s0" / "config.json").read_text())
+    del settings["train"]["precision"]
+    (tmp_path / "detr-s0" / "config.json").write_text(json.dumps(settings))
+    assert [len(group) for group in entries(read_records(tmp_path.iterdir())).values()] == [2]
+
+
+def test_entries_of_one_name_are_told_apart_by_their_settings(tmp_path):
+    paths = [
+        write_run(tmp_path / folder, "toy-detr", seed, 0.3, settings={"train.lr": rate})
+        for folder, rate in (("a", 1e-4), ("b", 1e-3))
+        for seed in (0, 1)
+    ]
+    groups = entries(read_records(paths))
+    assert {label: len(group) for label, group in groups.items()} == {
+        "detr lr=0.0001": 2,
+        "detr lr=0.001": 2,
+    }
+
+
+def test_logs_without_settings_are_entries_by_themselves():
+    assert list(entries(read_records(JOURNAL))) == ["detr_epoch0", "adaptive_res_epoch0"]

@@ -1,0 +1,150 @@
+"""Recorded attention has its shapes, sums to 1, changes no output and leaves nothing behind."""
+
+import pytest
+import torch
+from test_variants import NAMES, features_and_mask
+
+from detrnb import Config, build_detr
+from detrnb.look.recording import attention_names, attention_of, record_attention
+from detrnb.variants.svd_split import BAND
+
+each_model = pytest.mark.parametrize("name", ["detr", *NAMES])
+
+
+def model_of(name: str):
+    torch.manual_seed(0)
+    return build_detr(Config.preset("smoke", variant=name).model).eval()
+
+
+@each_model
+@torch.no_grad()
+def test_maps_are_an_images_without_padding_and_outputs_stay(name):
+    model = model_of(name)
+    features, mask = features_and_mask()
+    plain = model(None, mask, features=features)
+    with record_attention(model) as recording:
+        recorded = model(None, mask, features=features)
+    for key in ("pred_logits", "pred_boxes"):
+        torch.testing.assert_close(recorded[key], plain[key], atol=1e-5, rtol=1e-5)
+    N, Q = 4, 16
+    for image, (H, W) in enumerate([(6, 8), (4, 6)]):
+        for layer in range(3):
+            maps = [recording.maps(f"encoder.{layer}.self", image)]
+            maps += [recording.maps(f"decoder.{layer}.{kind}", image) for kind in ("self", "cross")]
+            shapes = [tuple(x.shape) for x in maps]
+            assert shapes == [(N, H, W, H, W), (N, Q, Q), (N, Q, H, W)]
+            for x, rows in zip(maps, ((N, H * W), (N, Q), (N, Q)), strict=True):
+                torch.testing.assert_close(x.reshape(*rows, -1).sum(-1), torch.ones(rows))
+    assert not any(module.record or module.recorded for module in attention_names(model).values())
+
+
+@torch.no_grad()
+def test_a_map_is_what_one_image_alone_gives():
+    model = model_of("svd_split")
+    features, mask = features_and_mask()
+    names = ["encoder.2.self", "decoder.1.cross"]
+    with record_attention(model, names) as both:
+        model(None, mask, features=features)
+    with record_attention(model, names) as alone:
+        model(None, mask[1:, :64, :96], features=features[1:, :, :4, :6])
+    for name in names:
+        torch.testing.assert_close(both.maps(name, 1), alone.maps(name), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_split_parts_add_up_to_the_attention():
+    model = model_of("adaptive_res+svd_split")
+    features, mask = features_and_mask()
+    with record_attention(model, ["encoder.2.self"]) as recording:
+        model(None, mask, features=features)
+    assert recording.parts("encoder.2.self") == ("attention", "object", "context")
+    whole, *parts = (
+        recording.maps("encoder.2.self", 1, p) for p in recording.parts("encoder.2.self")
+    )
+    torch.testing.assert_close(sum(parts), whole)
+    assert recording.nbytes == 3 * 2 * 4 * 48 * 48 * 4
+
+
+def test_only_what_is_named_is_recorded_and_the_rest_refused():
+    model = model_of("detr")
+    features, mask = features_and_mask()
+    with record_attention(model, ["encoder.0.self"]) as recording:
+        with pytest.raises(ValueError, match="no forward pass has run inside it"):
+            recording.maps("encoder.0.self")
+        assert [n for n, m in attention_names(model).items() if m.record] == ["encoder.0.self"]
+        model(None, mask, features=features)
+    with pytest.raises(ValueError, match="'encoder.1.self' is not recorded; recorded: encoder.0"):
+        recording.maps("encoder.1.self")
+    with pytest.raises(ValueError, match="no part 'object'; it has attention"):
+        recording.maps("encoder.0.self", part="object")
+    with pytest.raises(ValueError, match="image 2 of a batch of 2"):
+        recording.maps("encoder.0.self", 2)
+    with (
+        pytest.raises(ValueError, match="no attention encoder.9.self; this model has encoder.0"),
+        record_attention(model, ["encoder.9.self"]),
+    ):
+        pass
+    with pytest.raises(RuntimeError), record_attention(model):
+        raise RuntimeError
+    assert not any(module.record for module in attention_names(model).values())
+
+
+def parts_by_svd(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Object and context of (N, S, S), each summed from its own singular triplets in float64.
+
+    The float is the distance of the singular value nearest to the threshold, as a share of it.
+    """
+    left, values, right = torch.linalg.svd(weights.double())
+    threshold = values.mean(-1, keepdim=True) * (1 + BAND)
+    gap = (values / threshold - 1).abs().min().item()
+    is_context = (values > threshold)[:, None, :]
+    return *(
+        (left * (values[:, None, :] * kept) @ right).float() for kept in (~is_context, is_context)
+    ), gap
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["svd_split", "adaptive_res+svd_split"])
+def test_parts_computed_independently_add_up_to_the_baselines_attention(name):
+    """Whole models of equal weights: DETR's matrix, the split's, and two sums of triplets agree."""
+    features, mask = features_and_mask()
+    recordings = []
+    for model in (model_of("detr"), model_of(name)):
+        with record_attention(model, ["encoder.2.self"]) as recording:
+            model(None, mask, features=features)
+        recordings.append(recording)
+    detr, split = recordings
+    for image, S in enumerate((6 * 8, 4 * 6)):
+        maps = [detr.maps("encoder.2.self", image)]
+        maps += [split.maps("encoder.2.self", image, p) for p in ("attention", "object", "context")]
+        attention, whole, *parts = (x.reshape(4, S, S) for x in maps)
+        torch.testing.assert_close(whole, attention)
+        *expected, gap = parts_by_svd(attention)
+        assert gap > 1e-3, "too near the threshold to tell; take another seed"
+        torch.testing.assert_close(sum(expected), attention)
+        for part, by_svd in zip(parts, expected, strict=True):
+            torch.testing.assert_close(part, by_svd, atol=1e-5, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_recordings_may_be_nested():
+    model = model_of("detr")
+    features, mask = features_and_mask()
+    with record_attention(model) as outer:
+        with record_attention(model, ["encoder.0.self"]) as inner:
+            model(None, mask, features=features)
+        model(None, mask, features=features)
+    for recording in (outer, inner):
+        assert recording.maps("encoder.0.self").shape == (4, 6, 8, 6, 8)
+    assert not any(module.record or module.recorded for module in attention_names(model).values())
+
+
+def test_attention_of_images_is_that_of_their_forward_pass():
+    model = model_of("detr")
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    recording = attention_of(model, images, ["decoder.2.cross"])
+    assert recording.names == ("decoder.2.cross",)
+    maps = recording.maps("decoder.2.cross", 1)
+    assert maps.shape == (4, 16, 4, 6) and not maps.requires_grad
+    alone = attention_of(model, images[1:], ["decoder.2.cross"]).maps("decoder.2.cross")
+    torch.testing.assert_close(maps, alone, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,114 @@
+"""Pictures of studies: what is drawn, in which colour."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from detrnb import plots
+from detrnb.compare import against_baseline
+from detrnb.plots.style import VARIANT_COLOURS, colours_of_labels
+
+
+def log(ap):
+    """Two epochs whose AP ends at a value."""
+    return pd.DataFrame({"test_loss": [9.0, 5.0], "AP": [0.1, ap], "AP50": [0.2, 2 * ap]})
+
+
+def values():
+    noise = np.random.default_rng(0).normal(0, 0.003, (6, 4))
+    table = pd.DataFrame(noise, columns=["detr", "adaptive_res", "svd_split", "encoder0"]) + 0.3
+    table["svd_split"] -= 0.05
+    table.loc[3:, "encoder0"] = np.nan
+    return table
+
+
+def test_labels_of_one_colour_are_told_apart():
+    colours = colours_of_labels(["detr", "encoder0", "encoder1", "svd_split", "svd_split lr=0.1"])
+    assert len(set(colours.values())) == 5
+    assert colours["detr"] == VARIANT_COLOURS["detr"]
+    assert colours["svd_split"] == VARIANT_COLOURS["svd_split"]
+
+
+def test_more_labels_than_colours_still_have_one():
+    assert len(colours_of_labels([f"svd_split {i}" for i in range(9)])) == 9
+
+
+def test_seed_curves_are_means_with_bands_of_one_deviation():
+    figure = plots.plot_seed_curves({"detr": [log(0.2), log(0.4)], "svd_split": [log(0.1)]})
+    loss, ap, _ = figure.axes
+    mean, single = ap.lines
+    assert mean.get_ydata() == pytest.approx([0.1, 0.3])
+    assert mean.get_color() == VARIANT_COLOURS["detr"]
+    band = ap.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(0.3 + np.std([0.2, 0.4], ddof=1))
+    assert single.get_ydata() == pytest.approx([0.1, 0.1])
+    assert len(loss.lines) == 2
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["detr, seeds: 2", "svd_split, seeds: 1"]
+
+
+def test_seed_curves_take_logs_without_evaluation():
+    figure = plots.plot_seed_curves({"detr": [pd.DataFrame({"test_loss": [1.0]})]})
+    assert [len(ax.lines) for ax in figure.axes] == [1, 0, 0]
+
+
+def test_paired_curves_show_pairs_their_mean_and_its_interval():
+    pairs = pd.DataFrame({seed: [0.0, 0.01 * seed] for seed in range(5)})
+    short = pd.DataFrame({0: [0.1], 1: [0.3]})
+    figure = plots.plot_paired_curves({"svd_split": pairs, "adaptive_res": short}, "AP")
+    left, right = figure.axes
+    zero, *runs, mean = left.lines
+    assert [run.get_ydata().tolist() for run in runs] == pairs.T.to_numpy().tolist()
+    assert mean.get_ydata() == pytest.approx([0.0, 0.02])
+    assert mean.get_color() == VARIANT_COLOURS["svd_split"]
+    band = left.collections[0].get_paths()[0].vertices
+    reach = 2.776445 * 0.01 * 2.5**0.5 / 5**0.5  # t of four degrees of freedom
+    assert band[:, 1].max() == pytest.approx(0.02 + reach)
+    assert left.get_ylim() == right.get_ylim() and left.get_ylim()[1] > 0.3
+    assert not right.collections  # two seeds are too few to judge
+    assert right.get_title(loc="left") == "adaptive_res\nseeds: 2"
+
+
+def test_paired_curves_of_one_seed_and_of_unequal_length():
+    single = pd.DataFrame({4: [0.1, 0.2]})
+    ragged = pd.DataFrame({seed: [0.1, 0.2] for seed in range(5)})
+    ragged.loc[1, 0] = np.nan  # one run is not finished
+    figure = plots.plot_paired_curves({str(i): t for i, t in enumerate([single, ragged] * 2)}, "AP")
+    assert [len(ax.collections) for ax in figure.axes[:2]] == [0, 1]
+    assert [ax.get_visible() for ax in figure.axes] == [True] * 4 + [False] * 2
+
+
+def test_forest_shows_differences_intervals_and_what_could_be_seen():
+    table = against_baseline(values(), "detr")
+    figure = plots.plot_forest(table, "AP on test2017")
+    ax = figure.axes[0]
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [p.get_xdata()[0] for p in points] == pytest.approx(table["difference"].tolist())
+    intervals = [line.get_xdata() for line in ax.lines if line.get_linewidth() == 2]
+    assert np.array(intervals) == pytest.approx(table[["low", "high"]].to_numpy())
+    spans = [patch.get_width() / 2 for patch in ax.patches]
+    assert spans == pytest.approx(table["detectable"].dropna().tolist())
+    assert [label.get_text() for label in ax.get_yticklabels()] == table.index.tolist()
+    assert [text.get_text() for text in ax.texts] == [
+        "no difference seen, seeds: 6",
+        "worse, seeds: 6",
+        "described, seeds: 3",
+    ]
+    assert points[2].get_markerfacecolor() == "white"
+    assert points[0].get_markerfacecolor() == VARIANT_COLOURS["adaptive_res"]
+
+
+def test_forest_without_judged_entries_has_no_legend():
+    figure = plots.plot_forest(against_baseline(values()[:3], "detr"), "AP")
+    assert not figure.legends and not figure.axes[0].patches
+
+
+def test_cost_shows_runs_and_medians_in_minutes():
+    seconds = values() * 0 + 120.0
+    seconds.loc[0, "detr"] = 600.0  # waited for the machine
+    ax = plots.plot_cost(values(), seconds, "AP on test2017").axes[0]
+    runs, median = ax.lines[:2]
+    assert runs.get_xdata().tolist() == [10.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    assert median.get_xdata() == [2.0]
+    assert median.get_ydata() == pytest.approx([values()["detr"].median()])
+    assert ax.get_ylabel() == "AP on test2017" and len(ax.lines) == 8

@@ -1,0 +1,90 @@
+"""Variants join by name, conflicts are refused, and a registered class reaches the model."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detrnb.model.attention import MultiheadAttention
+from detrnb.model.detr import build_detr
+from detrnb.model.transformer import TransformerEncoder
+from detrnb.settings import registry
+from detrnb.settings.config import Config
+from detrnb.settings.registry import AttentionOptions, Options, Variant
+
+
+class ScaledOptions(AttentionOptions):
+    start: float = 0.5
+
+
+class ScaledAttention(MultiheadAttention):
+    """Attention times a learned number, which starts at `start`."""
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float, start: float) -> None:
+        super().__init__(d_model, num_heads, dropout)
+        self.scale = nn.Parameter(torch.tensor(start))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
+        return self.scale * super().attend(q, k, v, padding_mask)
+
+
+class ReversedEncoder(TransformerEncoder):
+    """Layers from last to first."""
+
+    def __init__(self, layers: list[nn.Module], d_model: int, pre_norm: bool) -> None:
+        super().__init__(layers[::-1], d_model, pre_norm)
+
+
+@pytest.fixture(autouse=True)
+def _two_variants(monkeypatch):
+    monkeypatch.setattr(registry, "VARIANTS", dict(registry.VARIANTS))
+    monkeypatch.setattr("detrnb.settings.config.VARIANTS", registry.VARIANTS)
+    for name, part, target, options in (
+        ("scaled", "encoder_attention", "ScaledAttention", ScaledOptions),
+        ("scaled_too", "encoder_attention", "ScaledAttention", ScaledOptions),
+        ("reversed", "encoder", "ReversedEncoder", Options),
+    ):
+        registry.register(Variant(name, part, f"{__name__}:{target}", "for this test", options))
+
+
+def test_joined_variants_replace_their_parts_with_their_options():
+    config = Config.preset(
+        "smoke", variant="reversed+scaled", overrides={"model.options.scaled.start": 0.25}
+    )
+    model = build_detr(config.model)
+    assert isinstance(model.transformer.encoder, ReversedEncoder)
+    for layer in model.transformer.encoder.layers:
+        assert layer.self_attn.scale.item() == 0.25
+    assert type(model.transformer.decoder.layers[0].self_attn) is MultiheadAttention
+
+
+def test_a_variant_shares_the_baselines_initial_weights():
+    states = []
+    for variant in ("detr", "scaled"):
+        torch.manual_seed(0)
+        states.append(build_detr(Config.preset("smoke", variant=variant).model).state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scaled+scaled_too", "'scaled' and 'scaled_too' both replace the encoder_attention"),
+        ("scaled+scaled", "both replace"),
+        ("detr+scaled", "joins with nothing"),
+        ("reverse", "did you mean 'reversed'"),
+        ("", "unknown variant ''"),
+    ],
+)
+def test_impossible_names_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        Config.preset("smoke", variant=name)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match=r"no option 'begin'; it has layers, start"):
+        Config.preset("smoke", variant="scaled", overrides={"model.options.scaled.begin": 1})
+
+
+def test_names_register_once():
+    with pytest.raises(ValueError, match="is taken"):
+        registry.register(Variant("detr", "encoder", "a:b", ""))

@@ -1,0 +1,85 @@
+"""The study trains every entry under equal conditions, goes on where it stopped, keeps little."""
+
+import re
+
+import pytest
+import torch
+
+from detrnb import build_detr
+from detrnb.commands import main
+from detrnb.runs.folder import RunFolder
+from detrnb.settings.registry import BASELINE, combinations
+from detrnb.study import Entry, plan, run_study, study_entries
+
+
+def test_every_variant_and_the_control_have_enough_seeds_to_be_judged():
+    entries = {entry.label: entry for entry in study_entries()}
+    singles = [name for name in combinations() if "+" not in name]
+    for label in (BASELINE, *singles, "no_encoder"):
+        assert entries[label].seeds == 6
+    for label in (*(set(combinations()) - set(singles)), "efficient_attention_position"):
+        assert entries[label].seeds == 3
+
+
+def test_entries_of_a_seed_differ_in_the_model_only_and_share_their_initial_weights():
+    first = [(entry, config) for entry, config in plan("smoke") if config.train.seed == 0]
+    baseline = first[0][1]
+    torch.manual_seed(baseline.train.seed)
+    weights = build_detr(baseline.model).state_dict()
+    assert len(first) == len(study_entries())
+    for entry, config in first:
+        assert (config.data, config.train) == (baseline.data, baseline.train)
+        torch.manual_seed(config.train.seed)
+        for name, tensor in build_detr(config.model).state_dict().items():
+            if name in weights:
+                assert torch.equal(tensor, weights[name]), (entry.label, name)
+
+
+def test_study_goes_on_where_it_stopped_and_keeps_what_a_verdict_needs(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    # None: planned when the run began, and still that run's afterwards.
+    small = {"data.toy.num_images": (8, 4, 4), "train.epochs": 1, "train.warmup": None}
+    entries = [Entry(name, name, 1, small) for name in ("detr", "adaptive_res")]
+    monkeypatch.setattr("detrnb.study.entries.study_entries", lambda: entries[:1])
+    monkeypatch.setattr("detrnb.study.engine.TIMED_STEPS", 2)
+    assert main(["study", "--preset", "smoke"]) == 0
+    monkeypatch.setattr("detrnb.study.entries.study_entries", lambda: entries)
+    capsys.readouterr()
+    folder = run_study("smoke")
+    assert re.sub(r"\d\.\d{3} s", "T s", capsys.readouterr().out) == (
+        "1 of 2 runs are there\nadaptive_res, seed 0: 1 of 1\n"
+        # Beside each other, though the first was timed before.
+        "detr, seed 0: T s a step\nadaptive_res, seed 0: T s a step\n"
+    )
+    assert RunFolder(folder / "detr-s0").read_timing().keys() == {"step_s", "steps"}
+    assert sorted(path.name for path in folder.iterdir()) == ["adaptive_res-s0", "detr-s0"]
+    kept = {path.name for path in (folder / "adaptive_res-s0").iterdir()}
+    assert kept - {"test.json", "timing.json"} == {
+        "config.json",
+        "log.txt",
+        "provenance.json",
+        "history.npz",
+    }
+    test = RunFolder(folder / "detr-s0").read_test()
+    assert test["split"] == "test2017" and test["epoch"] == 0
+    settings = RunFolder(folder / "detr-s0").read_config()
+    del settings["train"]["clip_max_norm"]  # as if a later version had added it
+    RunFolder(folder / "detr-s0").create(settings)
+    run_study("smoke")
+    assert capsys.readouterr().out == "2 of 2 runs are there\n"
+
+
+def test_kept_run_of_another_config_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, config = next(plan("smoke"))
+    settings = config.model_dump(mode="json")
+    settings["train"]["lr"] = 1.0
+    folder = RunFolder(tmp_path / "data" / "study" / "smoke" / "detr-s0")
+    folder.create(settings)
+    folder.write_test("test2017", 0, [0.0] * 12, {}, 1.0)
+    assert main(["study", "--preset", "smoke"]) == 1
+    assert "detr-s0 is of another config (train.lr differ)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="delete the folder"):
+        run_study("smoke")

@@ -1,0 +1,210 @@
+"""COCO metrics and kinds of errors."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detrnb.runs.log import COCO_METRICS
+from detrnb.training.metrics import (
+    ERROR_KINDS,
+    box_spread,
+    error_kinds,
+    evaluate_coco,
+    load_ground_truth,
+)
+
+CLASSES = {3: "cat", 8: "dog", 11: "bird"}
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    """Twelve images with up to four boxes each, some of them crowds."""
+    random = np.random.RandomState(5)
+    boxes = []
+    for image_id in range(1, 13):
+        for _ in range(random.randint(5)):
+            x, y = random.uniform(0, 200, 2).round(2)
+            w, h = random.uniform(8, 150, 2).round(2)
+            boxes.append(
+                {
+                    "id": len(boxes) + 1,
+                    "image_id": image_id,
+                    "category_id": int(random.choice([3, 8])),
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": int(random.uniform() < 0.1),
+                }
+            )
+    content = {
+        "info": {},
+        "images": [{"id": i, "width": 400, "height": 400} for i in range(1, 13)],
+        "annotations": boxes,
+        "categories": [{"id": i, "name": name} for i, name in CLASSES.items()],
+    }
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def detections_like(ground_truth, random, image_ids):
+    """Shifted copies of the ground truth, some of another class, and noise."""
+    detections = {}
+    for image_id in image_ids:
+        true = [a["bbox"] for a in ground_truth.imgToAnns[image_id]]
+        xywh = np.array(true + [[5, 5, 30, 30], [50, 60, 70, 80]], dtype=np.float64)
+        xywh = np.repeat(xywh, 2, axis=0) + random.uniform(-8, 8, (2 * len(xywh), 4))
+        detections[image_id] = {
+            "scores": random.uniform(size=len(xywh)),
+            "category_ids": random.choice([3, 8, 11], len(xywh), p=[0.6, 0.3, 0.1]),
+            "boxes": np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+        }
+    return detections
+
+
+def perfect(ground_truth):
+    """The ground truth, crowds aside, as detections."""
+    found = {}
+    for image_id in ground_truth.imgs:
+        true = [a for a in ground_truth.imgToAnns[image_id] if not a["iscrowd"]]
+        xywh = np.array([a["bbox"] for a in true]).reshape(-1, 4)
+        found[image_id] = {
+            "scores": np.ones(len(true)),
+            "category_ids": np.array([a["category_id"] for a in true], dtype=np.int64),
+            "boxes": np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+        }
+    return found
+
+
+def test_metrics_equal_pycocotools_fed_by_hand(annotations):
+    ground_truth = load_ground_truth(annotations)
+    detections = detections_like(ground_truth, np.random.RandomState(0), [2, 9, 3, 4, 5, 12, 7])
+    results = [
+        {
+            "image_id": image_id,
+            "category_id": int(found["category_ids"][i]),
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "score": float(found["scores"][i]),
+        }
+        for image_id, found in detections.items()
+        for i, (x0, y0, x1, y1) in enumerate(found["boxes"].tolist())
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        by_hand = COCO(str(annotations))
+        evaluation = COCOeval(by_hand, by_hand.loadRes(results), "bbox")
+        evaluation.params.imgIds = list(detections)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics = evaluate_coco(ground_truth, detections)
+    assert metrics.stats == evaluation.stats.tolist()
+    assert 0 < metrics.stats[0] < 1 and len(metrics.stats) == len(COCO_METRICS)
+    precision = evaluation.eval["precision"]
+    for k, name in enumerate(("cat", "dog")):
+        assert metrics.per_class[name] == pytest.approx(precision[:, :, k, 0, 2].mean())
+        assert metrics.per_class_50[name] == pytest.approx(precision[0, :, k, 0, 2].mean())
+    assert metrics.per_class["bird"] == metrics.per_class_50["bird"] == -1
+    assert np.mean([metrics.per_class[n] for n in ("cat", "dog")]) == pytest.approx(
+        metrics.stats[0]
+    )
+
+
+def test_ground_truth_as_detections_gives_one(annotations):
+    ground_truth = load_ground_truth(annotations)
+    metrics = evaluate_coco(ground_truth, perfect(ground_truth))
+    assert metrics.stats[:6] == pytest.approx([1.0] * 6)
+    assert metrics.stats[8:] == pytest.approx([1.0] * 4)
+    assert metrics.per_class == pytest.approx({"cat": 1, "dog": 1, "bird": -1})
+
+
+def test_no_detections_give_zero(annotations):
+    none = {"scores": [], "category_ids": [], "boxes": np.zeros((0, 4))}
+    metrics = evaluate_coco(load_ground_truth(annotations), dict.fromkeys(range(1, 13), none))
+    assert metrics.stats == [0.0] * 12
+    assert metrics.per_class["cat"] == 0
+
+
+def test_size_without_ground_truth_is_minus_one(annotations):
+    content = json.loads(annotations.read_text())
+    content["annotations"] = [
+        {"image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20]},
+        {"image_id": 2, "category_id": 3, "bbox": [5, 5, 20, 20], "id": 0},
+    ]
+    annotations.write_text(json.dumps(content))
+    ground_truth = load_ground_truth(annotations)  # without area, crowd mark and usable ids
+    stats = dict(
+        zip(COCO_METRICS, evaluate_coco(ground_truth, perfect(ground_truth)).stats, strict=True)
+    )
+    assert stats["AP"] == stats["APs"] == stats["ARs"] == pytest.approx(1)
+    assert stats["APm"] == stats["APl"] == stats["ARm"] == stats["ARl"] == -1
+
+
+def test_only_images_named_are_evaluated(annotations):
+    ground_truth = load_ground_truth(annotations)
+    named = [i for i in ground_truth.imgs if ground_truth.imgToAnns[i]][:2]
+    some = {i: d for i, d in perfect(ground_truth).items() if i in named}
+    assert evaluate_coco(ground_truth, some).stats[0] == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"unknown image ids \[99\]"):
+        evaluate_coco(ground_truth, {99: some[named[0]]})
+
+
+def test_evaluation_prints_nothing_and_takes_tensors(annotations, capsys):
+    ground_truth = load_ground_truth(annotations)
+    arrays = detections_like(ground_truth, np.random.RandomState(1), range(1, 13))
+    tensors = {i: {k: torch.as_tensor(v) for k, v in d.items()} for i, d in arrays.items()}
+    assert evaluate_coco(ground_truth, tensors) == evaluate_coco(ground_truth, arrays)
+    assert error_kinds(ground_truth, tensors) == error_kinds(ground_truth, arrays)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_error_kinds_of_a_hand_made_case(annotations):
+    content = json.loads(annotations.read_text())
+    content["annotations"] = [
+        {"image_id": 1, "category_id": 3, "bbox": [0, 0, 100, 100]},
+        {"image_id": 1, "category_id": 8, "bbox": [200, 200, 100, 100]},
+        {"image_id": 1, "category_id": 3, "bbox": [0, 300, 50, 50], "iscrowd": 1},
+        {"image_id": 2, "category_id": 3, "bbox": [0, 0, 10, 10]},
+    ]
+    annotations.write_text(json.dumps(content))
+    found = [  # score, class, box
+        (0.9, 3, [0, 0, 100, 60]),  # correct, though the next one fits better
+        (0.8, 3, [0, 0, 100, 100]),  # duplicate
+        (0.7, 3, [200, 200, 300, 300]),  # wrong class
+        (0.65, 8, [200, 200, 300, 230]),  # poor localisation: IoU 0.3
+        (0.6, 11, [0, 0, 100, 40]),  # wrong class and place: IoU 0.4
+        (0.55, 3, [390, 390, 399, 399]),  # background
+        (0.49, 8, [200, 200, 300, 300]),  # right, but below the threshold
+    ]
+    scores, classes, boxes = zip(*found[::-1], strict=True)
+    none = {"scores": [], "category_ids": [], "boxes": []}
+    kinds = error_kinds(
+        load_ground_truth(annotations),
+        {1: {"scores": scores, "category_ids": classes, "boxes": boxes}, 2: none, 3: none},
+    )
+    assert kinds == dict.fromkeys(ERROR_KINDS, 1) | {"missed": 2}
+
+
+def test_error_kinds_of_perfect_detections_are_correct(annotations):
+    ground_truth = load_ground_truth(annotations)
+    kinds = error_kinds(ground_truth, perfect(ground_truth))
+    true = sum(not a["iscrowd"] for a in ground_truth.anns.values())
+    assert kinds == dict.fromkeys(ERROR_KINDS, 0) | {"correct": true}
+
+
+def test_spread_tells_boxes_that_are_alike_from_boxes_that_look(annotations):
+    ground_truth = load_ground_truth(annotations)
+    alike = np.tile([100.0, 100.0, 300.0, 300.0], (5, 1))
+    spread = box_spread(ground_truth, {i: {"boxes": alike} for i in (1, 2, 3)})
+    assert spread == {"queries": 0.0, "images": 0.0}
+    fixed = alike + np.arange(5)[:, None] * 40  # queries differ, but look at no image
+    spread = box_spread(ground_truth, {i: {"boxes": torch.from_numpy(fixed)} for i in (1, 2)})
+    assert spread == pytest.approx({"queries": 0.1 * 2**0.5, "images": 0.0})
+    moved = {1: {"boxes": fixed}, 2: {"boxes": fixed - 80}}
+    assert box_spread(ground_truth, moved)["images"] == pytest.approx(0.1)
+    ground_truth.imgs[2]["width"] = 200  # shares of each image's own sides
+    assert box_spread(ground_truth, moved)["images"] != pytest.approx(0.1)
