@@ -1,4 +1,4 @@
-"""Tables, audits and verdicts as text: what `python -m detrnb.compare` prints."""
+"""Tables, audits and verdicts as text: what `detrnb compare` prints."""
 
 from collections.abc import Sequence
 
