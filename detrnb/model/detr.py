@@ -185,11 +185,14 @@ def _initialize(model: DETR, seed: int) -> None:
     """The reference's initialisation, each tensor from a stream named after it.
 
     Transformer: Xavier-uniform matrices, attention biases 0. Heads, projection and all other
-    biases: torch's defaults. Queries: N(0, 1). Norms, and parameters that a variant holds itself
-    rather than in a linear layer, stay as they were made.
+    biases: torch's defaults. Queries: N(0, 1). Norms, what a variant names in `added`, and
+    parameters that it holds itself rather than in a linear layer, stay as they were made.
     """
+    own = {name for _, _, names in added_parameters(model) for name in names}
 
     def draw(parameter: nn.Parameter, name: str, fill: Callable, *args: float) -> None:
+        if name in own:
+            return
         generator = torch.Generator("cpu").manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
         values = torch.empty(parameter.shape, device="cpu")
         parameter.copy_(fill(values, *args, generator=generator))
@@ -209,9 +212,11 @@ def _initialize(model: DETR, seed: int) -> None:
                 draw(module.weight, path + ".weight", nn.init.xavier_uniform_)
             else:
                 draw(module.weight, path + ".weight", nn.init.uniform_, -bound, bound)
+            if module.bias is None or path + ".bias" in own:
+                continue
             if path.endswith("out_proj"):
                 nn.init.zeros_(module.bias)
-            elif module.bias is not None:
+            else:
                 draw(module.bias, path + ".bias", nn.init.uniform_, -bound, bound)
 
 

@@ -3,7 +3,7 @@
 ``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
 provenance.json, last.pt, best.pt and figures/; of a variant with parameters of its own also
 history.npz, these parameters before training and after each epoch; once it was evaluated on a split
-that nothing was tuned on, test.json.
+that nothing was tuned on, test.json; of a run that diverged nonfinite.pt, the step that failed.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class RunFolder:
         self.provenance_path = self.path / "provenance.json"
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
+        self.nonfinite = self.path / "nonfinite.pt"
         self.history_path = self.path / "history.npz"
         self.test_path = self.path / "test.json"
         # Says how fast its config trains, measured beside others'.
@@ -78,6 +79,10 @@ class RunFolder:
             save: puts the checkpoint into an open file; this room knows no torch.
         """
         write_whole(self.last, save)
+
+    def write_nonfinite(self, save: Callable[[BinaryIO], object]) -> None:
+        """Write nonfinite.pt, what a step that failed began with; arguments as `write_last`."""
+        write_whole(self.nonfinite, save)
 
     def keep_last_as_best(self) -> None:
         """Make best.pt a copy of last.pt."""

@@ -5,9 +5,10 @@ model with it is built.
 """
 
 import itertools
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -73,11 +74,31 @@ def register(variant: Variant) -> None:
     """Make a variant known by its name.
 
     Raises:
-        ValueError: the name is taken or holds a `+`, which joins names.
+        ValueError: the name is taken, or cannot be part of a run's name, or holds a `+`, which
+            joins names; there is no such part; target or options are not of the form they need.
     """
-    if variant.name in VARIANTS or "+" in variant.name:
+    if variant.name in VARIANTS:
+        raise ValueError(f"variant name {variant.name!r} is taken; taken: {', '.join(VARIANTS)}")
+    if not re.fullmatch(r"\w[\w.-]*", variant.name):
         raise ValueError(
-            f"variant name {variant.name!r} is taken or holds '+'; taken: {', '.join(VARIANTS)}"
+            f"variant name {variant.name!r} cannot be part of a run's name; use letters, digits,"
+            " ._- ('+' joins names)"
+        )
+    parts = get_args(Part)
+    if variant.part not in parts:
+        raise ValueError(
+            f"variant {variant.name!r} replaces {variant.part!r}, which nothing builds; parts are"
+            f" {', '.join(parts)}{nearest(variant.part, parts)}"
+        )
+    if not re.fullmatch(r"[\w.]+:\w+", variant.target):
+        raise ValueError(
+            f"variant {variant.name!r} has the target {variant.target!r}; expected"
+            " 'module:attribute', such as '__main__:MyAttention'"
+        )
+    if variant.part == "encoder_attention" and "layers" not in variant.options.model_fields:
+        raise ValueError(
+            f"variant {variant.name!r} replaces the encoder's attention, once a layer, and its"
+            f" options {variant.options.__name__} lack `layers`; derive them from AttentionOptions"
         )
     VARIANTS[variant.name] = variant
 

@@ -23,6 +23,7 @@ from detrnb.training.metrics import (
 from detrnb.training.opening import Run, evaluate_split, load_run
 from detrnb.training.probing import seconds_per_step
 from detrnb.training.progress import duration
+from detrnb.training.replaying import replay
 from detrnb.training.run import fit
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "peak_memory_mb",
     "peak_memory_of",
     "processes",
+    "replay",
     "seconds_of",
     "seconds_per_step",
 ]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import resource
 import sys
 import time
@@ -42,11 +43,23 @@ def from_main(compute: Callable[[], T]) -> T:
         try:
             outcome[0] = compute()
         except Exception as error:
-            outcome[1] = error
+            outcome[1] = _portable(error)
     result, error = broadcast_object_list(outcome)
     if error is not None:
         raise error
     return result
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as other processes can be given it: itself, or its words where it does not pickle.
+
+    One that does not would leave the others with an error of pickle's, or waiting.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return ValueError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def make_accelerator(precision: str) -> Accelerator:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
@@ -15,14 +14,14 @@ from torch.utils.data import Dataset
 from detrnb.datasets import CocoDataset, FeatureDataset
 from detrnb.loss import NonFiniteError, SetCriterion, Targets
 from detrnb.model import DETR, postprocess
-from detrnb.training.device import from_main
+from detrnb.training.device import device_name, from_main
 from detrnb.training.global_batch import GlobalBatch
 from detrnb.training.metrics import CocoMetrics, evaluate_coco, load_ground_truth
 
 Batch = tuple[Tensor, Tensor, Targets]  # images or features, padding mask
 
 
-def _forward(model: nn.Module, core: DETR, inputs: Tensor, padding_mask: Tensor) -> dict:
+def forward(model: nn.Module, core: DETR, inputs: Tensor, padding_mask: Tensor) -> dict:
     """Predictions for images (uint8) or for features computed earlier (any float)."""
     if inputs.dtype == torch.uint8:
         return model(core.normalize(inputs, padding_mask), padding_mask)
@@ -82,30 +81,44 @@ def _train_step(
     batches = send_to_device(batches, accelerator.device)
     targets = [target for *_, batch_targets in batches for target in batch_targets]
     num_queries = core.query_embed.num_embeddings
-    whole = GlobalBatch(criterion, targets, num_queries, accelerator, where)
+    begun = _begun(batches, accelerator, training=True)
+    whole = GlobalBatch(criterion, targets, num_queries, accelerator, where, begun)
 
     def loss_of(inputs: Tensor, padding_mask: Tensor, targets: Targets) -> Tensor:
         with accelerator.autocast():
-            outputs = _forward(model, core, inputs, padding_mask)
+            outputs = forward(model, core, inputs, padding_mask)
         # Gradients are averaged over processes, but shares add up.
         return whole.loss_share(outputs, targets) * accelerator.num_processes
 
     optimizer.zero_grad()
     *first, last = batches
-    # A process that fails goes on with the others to where all of them stop.
     for batch in first:
-        with accelerator.no_sync(model), suppress(NonFiniteError):
+        with accelerator.no_sync(model), whole.noting(batch[-1]):
             accelerator.backward(loss_of(*batch))
-    with suppress(NonFiniteError):
+    with whole.noting(last[-1]):
         loss = loss_of(*last)
-    losses = whole.losses()
+    losses = whole.losses()  # from here on all processes have a loss, or none goes on
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(core.parameters(), clip_max_norm or math.inf).item()
     if not math.isfinite(norm) and not _may_overflow(accelerator):
-        whole.fail(NonFiniteError("gradient norm", []), targets)
+        whole.fail(NonFiniteError("gradient norm"), targets)
         whole.losses()
     optimizer.step()
     return losses
+
+
+def _begun(batches: list[Batch], accelerator: Accelerator, *, training: bool) -> dict:
+    """What this process's part of a step begins with, weights aside; `replay` does it again."""
+    random, device = [torch.get_rng_state()], accelerator.device
+    if device.type != "cpu":
+        random.append(torch.get_device_module(device).get_rng_state())
+    return {
+        "batches": batches,
+        "training": training,
+        "random": random,
+        "precision": accelerator.mixed_precision,
+        "device": device_name(device),
+    }
 
 
 def _may_overflow(accelerator: Accelerator) -> bool:
@@ -202,11 +215,13 @@ def evaluate(
     steps = max(gather_object([len(loader)]))  # of the last batch some processes have no part
     for _, batch in zip_longest(range(steps), loader):
         inputs, padding_mask, targets = send_to_device(batch, accelerator.device) or ([], [], [])
-        whole = GlobalBatch(criterion, targets, num_queries, accelerator, "in evaluation")
+        batches = [(inputs, padding_mask, targets)] if targets else []
+        begun = _begun(batches, accelerator, training=False)
+        whole = GlobalBatch(criterion, targets, num_queries, accelerator, "in evaluation", begun)
         if targets:
-            with accelerator.autocast():
-                outputs = _forward(core, core, inputs, padding_mask)
-            with suppress(NonFiniteError):  # all processes stop, next
+            with whole.noting(targets):
+                with accelerator.autocast():
+                    outputs = forward(core, core, inputs, padding_mask)
                 whole.loss_share(outputs, targets)
         averages.add(whole.losses())
         if targets:

@@ -6,7 +6,8 @@ model from it.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Literal
 
@@ -148,12 +149,15 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
         _keep_history(ready, folder, 0)
     trained = 0 if state is None else state["epoch"] + 1
     if trained < config.train.epochs:
-        _preview(ready, config, about["global_batch"], config.train.epochs - trained)
+        with _failed_step_kept(ready, config, folder):
+            _preview(ready, config, about["global_batch"], config.train.epochs - trained)
     mirror = Mirror(folder)
-    progress = Progress(folder.path.name, config.train.epochs, ready.steps)
     logged = _epochs(folder)
     first = 0 if state is None else state["epoch"]
-    try:
+    with (
+        _failed_step_kept(ready, config, folder),
+        closing(Progress(folder.path.name, config.train.epochs, ready.steps)) as progress,
+    ):
         for epoch in range(first, config.train.epochs):
             start = time.perf_counter()
             if state is None or epoch != state["epoch"]:
@@ -171,8 +175,6 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
                 if epoch + 1 < config.train.epochs:
                     accelerator.print(f"no better AP for {config.train.patience} epochs: done")
                 break
-    finally:
-        progress.close()
     accelerator.wait_for_everyone()  # until the main process has written the last of it
 
 
@@ -242,6 +244,28 @@ def _evaluate_epoch(ready: Prepared, folder: RunFolder, state: dict) -> None:
     if result.metrics.stats[0] > best:
         folder.keep_last_as_best()
     folder.append_log(line)
+
+
+@contextmanager
+def _failed_step_kept(ready: Prepared, config: Config, folder: RunFolder) -> Iterator[None]:
+    """Of a step inside that fails, the process that failed first writes what it began with."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        if error.process is None:
+            raise
+        if error.process == ready.accelerator.process_index:
+            # The step did not count, so the weights are still those that it began with.
+            weights = {"config": config.model_dump(mode="json"), "model": ready.core.state_dict()}
+            try:
+                folder.write_nonfinite(partial(torch.save, error.begun | weights))
+            except (OSError, RuntimeError) as full:  # must not hide why training ended
+                print(f"warning: {folder.nonfinite} could not be written: {full}", flush=True)
+        ready.accelerator.wait_for_everyone()  # a process that ends takes the others with it
+        raise TrainingDiverged(
+            f"{error}. `detrnb train --replay {folder.nonfinite}` names the first module that"
+            " gives it"
+        ) from error
 
 
 def _keep_history(ready: Prepared, folder: RunFolder, epochs: int) -> None:

@@ -137,15 +137,19 @@ def test_what_the_first_process_is_refused_all_are(project):
     assert messages[0] == messages[1] and "resume is 'never'" in messages[0]
 
 
-def test_nan_in_one_process_is_the_error_of_both(project):
-    """The message names images of the second process; none waits for the other."""
-    messages = [(project / f"diverged-{rank}.txt").read_text() for rank in (0, 1)]
+@pytest.mark.parametrize("name", ["diverging", "diverging-inside"])
+def test_nan_in_one_process_is_the_error_of_both(project, name):
+    """The message names images of the second process; none waits for the other, no step counts."""
+    messages = [(project / f"{name}-{rank}.txt").read_text() for rank in (0, 1)]
     assert messages[0] == messages[1]
     ids = open_split(two_processes.config().data, "train2017").image_ids
     batches = list(two_processes.TrainBatches(18, 2, 0, process=(1, 2), accumulate=2))
     image = ids[batches[2][1]]
     assert messages[0].startswith("pred_boxes of decoder layer 1 is not finite at epoch 1, step 2 ")
     assert f"image ids [{image}]" in messages[0]
+    kept = torch.load(project / "runs" / name / "nonfinite.pt", weights_only=True)
+    replayed = [[target["image_id"] for target in batch[-1]] for batch in kept["batches"]]
+    assert replayed == [ids[batch].tolist() for batch in batches[2:4]]  # the second process's own
 
 
 def test_process_that_dies_ends_the_other_with_its_error(project):
