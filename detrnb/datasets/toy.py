@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from detrnb.bar import Bar
+from detrnb.datasets.json_lists import json_lists
 from detrnb.datasets.toy_drawing import (
     DIGIT_SAMPLES,
     DrawnDigit,
@@ -70,6 +71,20 @@ def make_toy(path: Path, settings: ToyConfig) -> Path:
                 os.replace(path, Path(temporary) / "old")
             os.replace(built, path)
     return path
+
+
+def photographs_of(annotations: Path) -> dict[int, str]:
+    """Which photograph each image is cut from, by image id; only of those that the file tells.
+
+    The toy set's does, in the key `photograph` of its images; any other COCO file may.
+    """
+    return {
+        record["id"]: str(record["photograph"])
+        for name, records in json_lists(annotations)
+        if name == "images"
+        for record in records
+        if isinstance(record, dict) and record.get("photograph") is not None
+    }
 
 
 def _record(settings: ToyConfig) -> dict[str, object]:

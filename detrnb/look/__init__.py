@@ -10,6 +10,7 @@ from detrnb.look.knock_outs import (
     intervals,
     keep_part,
     kept_triplets,
+    observations,
 )
 from detrnb.look.recording import Recording, attention_names, attention_of, record_attention
 from detrnb.look.views import Subject, View, object_shares
@@ -30,5 +31,6 @@ __all__ = [
     "keep_part",
     "kept_triplets",
     "object_shares",
+    "observations",
     "record_attention",
 ]

@@ -78,6 +78,34 @@ def test_toy_boxes_are_inside_apart_and_of_the_sizes_asked(tiny):
         assert all(1 <= len(of_image) <= 4 for of_image in boxes.values())
 
 
+def test_photograph_of_an_image_is_the_one_its_pixels_are_cut_from(tiny):
+    digits = toy_drawing.read_digits(TINY["digits"])
+    for number, split in enumerate(toy.SPLITS):
+        photographs = dict(toy_drawing.read_photographs(split))
+        told = toy.photographs_of(tiny / "annotations" / f"instances_{split}2017.json")
+        for index, image_id in enumerate(told):
+            random = np.random.RandomState([0, number, index])
+            random.random_sample()  # which chose the photograph
+            drawn, _ = toy_drawing.draw_image(
+                random,
+                photographs[told[image_id]],
+                digits,
+                toy_drawing.DIGIT_SAMPLES[split],
+                image_size=96,
+                objects=(1, 4),
+                scale=(0.15, 0.45),
+            )
+            file = tiny / f"{split}2017" / f"{image_id:012d}.png"
+            assert (drawn == np.asarray(Image.open(file))).all()
+
+
+def test_photographs_are_told_only_where_the_file_does(tmp_path):
+    images = [{"id": 7, "photograph": "moon.png"}, {"id": 3}, {"id": 9, "photograph": None}]
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps({"categories": [{"id": 1}], "images": images}))
+    assert toy.photographs_of(file) == {7: "moon.png"}
+
+
 def test_toy_splits_share_no_digit_and_no_photograph(tiny):
     samples, photographs = [], []
     for split in toy.SPLITS:
