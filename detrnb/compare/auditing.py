@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 
 from detrnb.compare import layout
-from detrnb.compare.findings import Finding, findings
+from detrnb.compare.certainty import Finding
+from detrnb.compare.findings import findings
+from detrnb.compare.inference import logs_as_reference
 from detrnb.compare.records import Source, read_record
 from detrnb.compare.table import differences, last_common_epoch
 from detrnb.runs import COCO_METRICS, config_differences
@@ -32,6 +34,11 @@ _EFFECTS: dict[str, tuple[bool, str]] = {
         " evaluation batches with duplicates, which shifts losses a little and AP hardly",
     ),
     "validation images": (True, "AP and losses of other images cannot be subtracted"),
+    "validation objects": (
+        True,
+        "one validation set has objects of a size that the other lacks: AP and losses of other"
+        " images cannot be subtracted",
+    ),
     "parameters": (False, "{excess} more in {more}: {weight}"),
     "decoder layers": (
         False,
@@ -41,8 +48,14 @@ _EFFECTS: dict[str, tuple[bool, str]] = {
     "image size": (True, "AP rises with the size, of small objects above all"),
     "seed": (False, "other initial weights and data order: part of any difference is chance"),
     "device": (False, "times and memory cannot be compared"),
-    "precision": (False, "other rounding; it tells in time and memory rather than in AP"),
-    "code": (False, "what is computed may differ: look at the commits between"),
+    "precision": (
+        True,
+        "other rounding, so other chance, and other time and memory: what differs besides cannot"
+        " be told from it",
+    ),
+    "versions": (False, "other rounding, or other computing"),
+    "code": (True, "what is computed may differ, in these files"),
+    "git commit": (False, "code unknown: what is computed may differ, look at the commits between"),
 }
 ONE_RUN = "One run each: what chance does from seed to seed is not in these numbers."
 # Settings that findings speak of, or that do not change what is computed.
@@ -62,6 +75,8 @@ class Difference:
         first, second: of each run.
         effect: what it likely does to a comparison.
         decisive: whether it forbids the comparison.
+        doubtful: whether it would, were it not inferred from a log whose writer is not known.
+        parts: the files, splits or packages that differ, where it is made of such.
     """
 
     what: str
@@ -69,6 +84,13 @@ class Difference:
     second: str
     effect: str
     decisive: bool
+    doubtful: bool = False
+    parts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.parts:
+            return f"{self.what} ({', '.join(self.parts)})"
+        return f"{self.what} ({self.first} against {self.second})"
 
 
 @dataclass(frozen=True)
@@ -81,6 +103,7 @@ class Audit:
         differences: the decisive ones first.
         epoch: the last that both logged.
         results: `table.differences` of the runs, at that epoch.
+        remarks: what their logs hold besides, such as earlier runs.
     """
 
     names: tuple[str, str]
@@ -88,31 +111,42 @@ class Audit:
     differences: tuple[Difference, ...]
     epoch: int
     results: pd.DataFrame
+    remarks: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> list[str]:
         """What forbids the comparison."""
-        return [f"{d.what} ({d.first} against {d.second})" for d in self.differences if d.decisive]
+        return [str(d) for d in self.differences if d.decisive]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What likely forbids it."""
+        return [str(d) for d in self.differences if d.doubtful]
 
     @property
     def comparable(self) -> bool:
-        """Whether nothing that is known forbids the comparison."""
+        """Whether nothing that is known for certain forbids the comparison."""
         return not self.reasons
 
     @property
     def unknown(self) -> list[str]:
         """What is not known of both, and so could differ unseen."""
         first, second = self.findings
-        names = [n for n in first if first[n].value is None or second[n].value is None]
+        names = [n for n in first if not _known_of_both(first[n].value, second[n].value)]
         if "data" not in names:  # its fingerprint covers them
-            names = [n for n in names if n != "validation images"]
-        return names
+            names = [n for n in names if not n.startswith("validation")]
+        return [n for n in names if n != "git commit"]  # stands in for code
 
     @property
     def verdict(self) -> str:
-        """`comparable`, with what is not known, or `not comparable, because ...`."""
+        """`comparable`, with what is not known, or `not comparable, because ...`, or likely so."""
         if not self.comparable:
             return f"not comparable, because they differ in {', '.join(self.reasons)}"
+        if self.doubts:
+            return (
+                "likely not comparable: they differ, if they log as the reference does, in"
+                f" {', '.join(self.doubts)}"
+            )
         if self.unknown:
             return f"comparable as far as is known; unknown: {', '.join(self.unknown)}"
         return "comparable"
@@ -142,15 +176,16 @@ class Audit:
                 if side.because
             ]
         differing = [
-            layout.item(
-                "!" if d.decisive else "-", f"{d.what} ({d.first} against {d.second}): {d.effect}"
-            )
+            layout.item("!" if d.decisive else "?" if d.doubtful else "-", f"{d}: {d.effect}")
             for d in self.differences
         ]
         parts = {
             f"Audit of {self.names[0]} and {self.names[1]}": [layout.columns(rows)],
+            "What the logs hold besides": [layout.item("-", remark) for remark in self.remarks],
             "What inferences rest on": reasons,
-            "What differs, and what it likely does (! forbids the comparison)": differing,
+            "What differs, and what it likely does (! forbids the comparison, ? likely does)": (
+                differing
+            ),
             f"Results at epoch {self.epoch}": self._results(),
             "Verdict": [layout.paragraph(f"{self.verdict}. {ONE_RUN}")],
         }
@@ -195,7 +230,7 @@ def audit(first: Source, second: Source) -> Audit:
 
     Settings and provenance of run folders are taken at their word and checked against the log. Of
     a bare log everything is inferred from its numbers (`inference`), so that two logs from anywhere
-    can be audited.
+    can be audited; what rests on how the reference logs is only likely where the keys are others.
 
     Args:
         first, second: run folders, log files, or lines of logs.
@@ -206,19 +241,29 @@ def audit(first: Source, second: Source) -> Audit:
     a, b = read_record(first), read_record(second)
     names = (a.name, b.name) if a.name != b.name else (f"{a.name} (1)", f"{b.name} (2)")
     found = findings(a), findings(b)
+    known = all(logs_as_reference(record.run[0]) for record in (a, b))
     differing = [
-        _difference(name, names, found)
+        _difference(name, names, found, known)
         for name in found[0]
         if _differ(name, *(side[name].value for side in found))
     ]
+    if all(side["code"].value is not None for side in found):  # then commits say nothing more
+        differing = [d for d in differing if d.what != "git commit"]
     differing += _other_settings(a.config, b.config)
     return Audit(
         names,
         found,
-        tuple(sorted(differing, key=lambda difference: not difference.decisive)),
+        tuple(sorted(differing, key=lambda d: (not d.decisive, not d.doubtful))),
         last_common_epoch(a, b),
         differences(a, b),
+        tuple(f"{n}: {x}" for n, r in zip(names, (a, b), strict=True) for x in r.remarks),
     )
+
+
+def _known_of_both(x: object, y: object) -> bool:
+    if isinstance(x, Mapping) and isinstance(y, Mapping):
+        return bool(x.keys() & y.keys())
+    return x is not None and y is not None
 
 
 def _differ(name: str, x: object, y: object) -> bool:
@@ -232,14 +277,33 @@ def _differ(name: str, x: object, y: object) -> bool:
         return not np.allclose(ratios, ratios.mean(), rtol=1e-6)
     if name == "validation images":
         return not set(x) & set(y)
+    if isinstance(x, Mapping):
+        return bool(_other_parts(x, y))
     return x != y
 
 
+def _other_parts(x: Mapping[str, object], y: Mapping[str, object]) -> list[str]:
+    """Files, splits or packages that differ; one that only one run has is no difference.
+
+    So a variant's own file is none: that it is there is what is compared.
+    """
+    return sorted(name for name in x.keys() & y.keys() if x[name] != y[name])
+
+
 def _difference(
-    name: str, names: tuple[str, str], found: tuple[dict[str, Finding], dict[str, Finding]]
+    name: str,
+    names: tuple[str, str],
+    found: tuple[dict[str, Finding], dict[str, Finding]],
+    known: bool,
 ) -> Difference:
+    """What differs in a finding.
+
+    Args:
+        known: whether both logs are written as the reference's, so that what is likely counts.
+    """
     x, y = (side[name] for side in found)
     decisive, effect = _EFFECTS[name]
+    sure = known or "likely" not in (x.certainty, y.certainty)
     if name == "images an epoch" and (shared := _sets_that_fit(*found)):
         decisive = False
         effect = f"what whole batches leave over: both fit one set of {shared}"
@@ -252,7 +316,13 @@ def _difference(
             excess=f"{high - low:,} ({share:.3%})",
             weight="part of a gain may be size" if share > 0.01 else "too few to matter as size",
         )
-    return Difference(name, x.text, y.text, effect, decisive)
+    parts = _other_parts(x.value, y.value) if isinstance(x.value, Mapping) else ()
+    return Difference(
+        *(name, x.text, y.text, effect),
+        decisive=decisive and sure,
+        doubtful=decisive and not sure,
+        parts=tuple(parts),
+    )
 
 
 def _sets_that_fit(first: dict[str, Finding], second: dict[str, Finding]) -> str:

@@ -202,7 +202,8 @@ def remarks(lines: Sequence[Mapping[str, object]]) -> list[str]:
     again = [restart for restart in back if restart.line > max(begun, default=0)]
     if begun:
         said.append(
-            f"{len(begun) + 1} runs in one log: epochs begin anew at line {_listed(begun)}; only"
+            f"{len(begun) + 1} runs in one log: epochs begin anew at"
+            f" line{'s' * (len(begun) > 1)} {_listed(begun)}; only"
             f" the last run counts, {len(run)} epoch{'s' * (len(run) > 1)} of it"
         )
     if again:

@@ -185,7 +185,7 @@ def test_epoch_that_is_no_number_is_refused(epoch):
 def test_what_a_log_holds_besides_its_last_run_is_said():
     assert remarks(of(0, 1, 2)) == []
     (said,) = remarks(of(0, 1, 2, 0, 1, 0, 1))
-    assert said.startswith("3 runs in one log: epochs begin anew at line 4, 6; only the last run")
+    assert said.startswith("3 runs in one log: epochs begin anew at lines 4, 6; only the last run")
     (said,) = remarks(of(0, 1, 2, 1, 2, 3))
     assert "from line 4 on, epochs are logged again (first 1 to 2)" in said
     anew, resumed = remarks(of(0, 1, 0, 1, 1))
