@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 
-from detrnb.compare.auditing import Difference, audit
+from detrnb.compare.auditing import audit
+from detrnb.compare.differing import Difference
 from detrnb.compare.records import Record, Source, baseline_of, entries, read_records
 from detrnb.compare.statistics import FEWEST_SEEDS, against_baseline
 from detrnb.compare.table import summary, training_seconds
@@ -125,7 +127,8 @@ class _Differences(NamedTuple):
     @classmethod
     def of(cls, baseline: list[Record], entry: list[Record], accept: set[str]) -> Self:
         """Audit each run of an entry against the baseline's of its seed."""
-        audits = {b.seed: audit(a, b) for a in baseline for b in entry if a.seed == b.seed}
+        pairs = {b.seed: (a, b) for a in baseline for b in entry if a.seed == b.seed}
+        audits = {seed: audit(*pair) for seed, pair in pairs.items()}
         seen: dict[str, dict[int, Difference]] = {}
         for seed, found in audits.items():
             for difference in found.differences:
@@ -133,8 +136,13 @@ class _Differences(NamedTuple):
         parts: dict[str, list[str]] = {field: [] for field in cls._fields}
         if any("code" in found.unknown for found in audits.values()):
             parts["said"].append("code unknown")
+        # An audit compares at an equal epoch, a verdict the ends.
+        longer = [s for s, (a, b) in pairs.items() if a.log.index[-1] != b.log.index[-1]]
+        if longer:
+            parts["conditions"].append(_where("epochs", dict.fromkeys(longer, ()), len(pairs)))
         for what, by_seed in seen.items():
-            text = _where(what, by_seed, len(audits))
+            names = {seed: difference.parts for seed, difference in by_seed.items()}
+            text = _where(what, names, len(pairs))
             if kind := FORBIDDEN.get(what):
                 parts["accepted" if kind in accept else "forbidden"].append(text)
             elif any(difference.decisive for difference in by_seed.values()):
@@ -144,9 +152,9 @@ class _Differences(NamedTuple):
         return cls(*(", ".join(part) for part in parts.values()))
 
 
-def _where(what: str, by_seed: Mapping[int, Difference], pairs: int) -> str:
+def _where(what: str, by_seed: Mapping[int, Collection[str]], pairs: int) -> str:
     """What differs, in which files, splits or packages, and for which seeds unless for all."""
-    names = list(dict.fromkeys(name for found in by_seed.values() for name in found.parts))
+    names = list(dict.fromkeys(chain.from_iterable(by_seed.values())))
     notes = [", ".join(names[:4]) + f" and {len(names) - 4} more" * (len(names) > 4)]
     if len(by_seed) < pairs:
         notes.append(f"seed{'s' * (len(by_seed) > 1)} {', '.join(map(str, sorted(by_seed)))}")

@@ -262,3 +262,10 @@ def test_the_toy_study_is_judged_though_its_commits_differ():
     assert (found["forbidden"] == "").all() and (found["conditions"] == "").all()
     assert found["said"].str.startswith("code unknown").all()
     assert found.loc["svd_split", "said"] == "code unknown, other git commit (seed 0)"
+
+
+def test_ends_of_unequal_length_are_a_condition(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0})
+    paths += write_study(tmp_path, {"short": 0.1}, epochs=1)
+    row = verdicts(paths).table.loc["short"]
+    assert row["conditions"] == "epochs" and "these differ too: epochs" in row["text"]
