@@ -40,6 +40,8 @@ def rate_within_first_epoch(record: Record) -> float | None:
     have the same one, or one that dropped at once. A single epoch is taken at its word where the
     code logs as the reference, which knows no warm-up.
     """
+    if "train_lr" not in record.log:
+        return None
     rates = record.log["train_lr"].astype(float)
     rate = constant_rate(rates.iloc[0])
     if rate is None or len(rates) < 2:

@@ -41,7 +41,7 @@ def _recorded(value: object) -> Finding:
 
 
 def _learning_rate(record: Record) -> Finding:
-    if "train_lr" not in record.log:
+    if "train_lr" not in record.log or np.isnan(record.log["train_lr"].iloc[0]):
         return UNKNOWN
     mean, epoch = float(record.log["train_lr"].iloc[0]), record.log.index[0]
     rate = rate_within_first_epoch(record)

@@ -467,3 +467,15 @@ def test_data_of_no_common_split_are_not_known_to_be_equal(tmp_path):
     a, b = (write_run(tmp_path, name, 0, 0.3) for name in ("detr", "other"))
     with_provenance(b, data={"train": "0123"})
     assert "data" in audit(a, b).unknown
+
+
+def test_log_without_rates_is_audited_all_the_same():
+    lines = [
+        {key: x for key, x in line.items() if key != "train_lr"}
+        for line in simulated(4036, 4, [1e-4, 1e-4])
+    ]
+    later = [lines[0], lines[1] | {"train_lr": 1e-4}]
+    for log in (lines, later):
+        found = audit(log, log)
+        assert texts(found, "learning rate")[0] == "unknown" and found.comparable
+        assert texts(found, "global batch")[0] == "1 to 4"
