@@ -85,13 +85,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
         what = {"I": "32-bit whole numbers", "F": "floating-point numbers"}[image.mode]
         problem = f"holds {what}, of which no black and white are stated"
         raise PictureError("unsuited image file", problem)
-    try:
-        return _on_white(image) if image.has_transparency_data else image.convert("RGB")
-    except PictureError:
-        raise
-    except ValueError:
-        problem = f"is of colour mode {image.mode}, which is not converted here"
-        raise PictureError("unsuited image file", problem) from None
+    return _on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
 def _from_16_bits(values: np.ndarray) -> Image.Image:
