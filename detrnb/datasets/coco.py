@@ -143,7 +143,7 @@ class CocoDataset(Dataset):
         self.contiguous = contiguous
         # In shared memory, so that workers which live on see the next epoch too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._guessed = False
+        self._guessed = False  # whether a guess was said; once a process is enough
         records = sound_records(self.annotations)
         self._content = content = records.annotations
         self.classes = label_classes(content.categories, contiguous)

@@ -42,8 +42,8 @@ ERRORS = {
     "image file under another name": "Write in file_name what is there: the path from the folder of"
     " images, with / between folders.",
     "missing image file": "Bring it, or take its record and its annotations out of the file.",
-    "unreadable image file": "Bring it anew, or take its record and its annotations out of the"
-    " file.",
+    "unreadable image file": "Bring it anew, as JPEG or PNG, or take its record and its annotations"
+    " out of the file.",
     "unsuited image file": "Save it anew as RGB of 8 bits a channel, scaled and as large as a model"
     " should see it, boxes too.",
     "image of another size than its record's": "Boxes are for one of the two: bring the right image"
@@ -249,8 +249,8 @@ def _boxes(records: Records, faults: Faults) -> None:
     faults.mark("box partly outside its image", records.seen & reaching, records.box)
     unsized = np.isnan(annotations.image_sizes).any(1)
     faults.mark("image record without a size", unsized, records.image)
-    whole = boxes[:, 2:].prod(1)
-    unlike = records.seen & ((annotations.areas == 0) | (annotations.areas > whole * 1.1 + 1))
+    most = (boxes[:, 2:] + 2).prod(1)  # a mask has pixels that its box only touches
+    unlike = records.counted & ((annotations.areas == 0) | (annotations.areas > most))
     faults.mark(
         "area that its box cannot have",
         unlike,

@@ -14,6 +14,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PHOTOMETRIC = 262  # TIFF's tag; Pillow heeds it where a value has 8 bits
 _LEAST_16_BITS = 4096  # a brightest value below this fills less than 16 of 255 levels
 
 
@@ -80,7 +81,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """
     # A PNG or PNM has at most 16 bits, whatever type Pillow holds them in.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return _from_16_bits(np.asarray(image))
+        white_is_0 = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+        return _from_16_bits(np.asarray(image), white_is_0)
     if image.mode in ("I", "F"):
         what = {"I": "32-bit whole numbers", "F": "floating-point numbers"}[image.mode]
         problem = f"holds {what}, of which no black and white are stated"
@@ -88,13 +90,14 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return _on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
-def _from_16_bits(values: np.ndarray) -> Image.Image:
+def _from_16_bits(values: np.ndarray, white_is_0: bool) -> Image.Image:
     """Grey of 16 bits by its upper 8, as Pillow reads colours of 16 bits."""
     brightest = int(values.max())
     if 0 < brightest < _LEAST_16_BITS:
         problem = f"holds 16-bit values up to {brightest} of 65,535, all but black"
         raise PictureError("unsuited image file", problem)
-    return Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8)).convert("RGB")
+    levels = (values.astype(np.int64) >> 8).astype(np.uint8)
+    return Image.fromarray(255 - levels if white_is_0 else levels).convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

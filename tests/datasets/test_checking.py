@@ -148,6 +148,7 @@ def of_several_frames(planted: Planted) -> None:
 def strange_area(planted: Planted) -> None:
     planted.box(1)["area"] = 0
     planted.box(2)["area"] = "2000"
+    planted.box(3)["area"] = 22 * 12  # a mask of whole pixels
 
 
 def unreadable(planted: Planted) -> None:

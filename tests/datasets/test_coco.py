@@ -1,16 +1,17 @@
 """Reading a data set in COCO layout."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from detrnb.datasets.annotations import fingerprint
 from detrnb.datasets.coco import CocoDataset, SampleError, collate, data_paths
-from detrnb.datasets.loader import make_loader
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
 
 AS_IT_IS = EvalTransform(size=None)
@@ -214,11 +215,20 @@ def test_an_image_that_cannot_be_had_is_one_sentence(root, spoil):
 
 
 def test_it_is_one_sentence_from_a_loaders_worker_too(root):
+    """What torch does with an error in a worker; a worker itself may take seconds to end."""
     not_there(root / "train2017" / "9é.png")
-    loader = make_loader(read(root), 3, num_workers=1)
+    try:
+        read(root)[2]
+    except SampleError:
+        carried = pickle.loads(
+            pickle.dumps(ExceptionWrapper(where="in DataLoader worker process 0"))
+        )
+    assert "Traceback" in carried.exc_msg
     with pytest.raises(SampleError, match=r"^image 9 of .*9é\.png not found\.") as error:
-        next(iter(loader))
+        carried.reraise()
     in_words(error)
+    again = pickle.loads(pickle.dumps(error.value))  # from process to process
+    assert str(again) == str(error.value)
 
 
 def test_an_image_too_oblong_to_be_resized_is_named(root):

@@ -42,6 +42,12 @@ def test_16_bits_in_the_other_byte_order_are_read():
     assert np.array_equal(shown(image, "TIFF"), grey(RAMP))
 
 
+def test_16_bits_of_which_0_is_white_are_read():
+    """As X-rays have them."""
+    ramp = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    assert np.array_equal(shown(ramp, "TIFF", tiffinfo={262: 0}), grey(255 - RAMP))
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
