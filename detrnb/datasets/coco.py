@@ -20,6 +20,7 @@ from detrnb.datasets.annotations import (
     read_annotations,
 )
 from detrnb.datasets.faults import ERRORS, Records, file_faults, find
+from detrnb.datasets.misplaced import found_elsewhere
 from detrnb.datasets.pictures import PictureError, open_rgb
 from detrnb.datasets.transforms import Sample, clip_boxes
 
@@ -262,7 +263,16 @@ class CocoDataset(Dataset):
         try:
             return open_rgb(self._file(index), known_size(self.image_sizes[index]), say)
         except PictureError as error:
-            raise SampleError(f"{self._name(index)} {error}. {ERRORS[error.kind]}") from error
+            kind, problem = error.kind, str(error)
+            elsewhere = self._elsewhere(index) if kind == "missing image file" else None
+            if elsewhere is not None:
+                kind, problem = "image file under another name", f"is there as {elsewhere}"
+            raise SampleError(f"{self._name(index)} {problem}. {ERRORS[kind]}") from error
+
+    def _elsewhere(self, index: int) -> str | None:
+        """Where in the folder a missing image's file is, if under another name."""
+        name, *others = (n.decode() for n in np.roll(self._file_names, -index))
+        return found_elsewhere(self.images, [name], set(others)).get(name)
 
     def _file(self, index: int) -> Path:
         return self.images / self._file_names[index].decode()

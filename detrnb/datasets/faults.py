@@ -33,8 +33,10 @@ ERRORS = {
     " annotations too; or, if it is one, the same name.",
     "repeated file_name": "Make one record of it: what is annotated under one id is missing under"
     " the other.",
-    "annotation of an unknown image": "List the image, or take the annotation out.",
-    "annotation of an unknown category": "List the category, or take the annotation out.",
+    "annotation of an unknown image": "List the image (where its record is malformed: mend"
+    " that), or take the annotation out.",
+    "annotation of an unknown category": "List the category (where its record is"
+    " malformed: mend that), or take the annotation out.",
     "box with a negative side": "Correct it; bbox is [x, y, width, height].",
     "box outside its image": "Correct it: box and image do not belong together.",
     "boxes as shares of the image": "Multiply them by the image's width and height, and with them"

@@ -7,12 +7,21 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# What brings a picture upright whose sides EXIF exchanges.
+# What brings a picture upright whose sides EXIF exchanges, and what lays an upright one as stored.
 _UPRIGHT = {
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+_STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
 }
 _PHOTOMETRIC = 262  # TIFF's tag; Pillow heeds it where a value has 8 bits
 _LEAST_16_BITS = 4096  # a brightest value below this fills less than 16 of 255 levels
@@ -50,9 +59,11 @@ def open_rgb(
     """
     try:
         with Image.open(file) as image:
-            image.load()  # Pillow turns a TIFF upright here, and then says that nothing turns it
             turn = _orientation(image)
+            image.load()
             picture = as_rgb(image)
+            if _orientation(image) != turn:  # a TIFF, which Pillow turns upright as it loads
+                picture = picture.transpose(_STORED[turn])
             frames = getattr(image, "n_frames", 1)
             # Further pictures of an MPO are the other eye's, or previews.
             if frames > 1 and image.format != "MPO":

@@ -184,6 +184,11 @@ def not_there(file):
     return r"not found\. Bring it, or take"
 
 
+def under_another_name(file):
+    file.rename(file.with_name("9É.PNG"))
+    return r"is there as 9É\.PNG\. Write in file_name what is there"
+
+
 def no_picture(file):
     file.write_bytes(b"no picture")
     return r"cannot be read \(not an image of a known format\)\. Bring it anew"
@@ -204,7 +209,9 @@ def floating_point(file):
     return r"holds floating-point numbers, .*\. Save it anew as RGB"
 
 
-@pytest.mark.parametrize("spoil", [not_there, no_picture, half, another_size, floating_point])
+@pytest.mark.parametrize(
+    "spoil", [not_there, under_another_name, no_picture, half, another_size, floating_point]
+)
 def test_an_image_that_cannot_be_had_is_one_sentence(root, spoil):
     problem = spoil(root / "train2017" / "9é.png")
     with pytest.raises(

@@ -14,7 +14,7 @@ ORIENTATION = 0x0112
 
 def file_of(image: Image.Image, form: str, **options: object) -> io.BytesIO:
     file = io.BytesIO()
-    image.save(file, form, **options)
+    image.save(file, form, **({"lossless": True} if form == "WEBP" else {}), **options)
     file.seek(0)
     return file
 
@@ -144,13 +144,13 @@ def test_an_image_larger_than_pillow_opens_is_named_as_such(monkeypatch):
     assert error.value.kind == "unsuited image file"
 
 
-def turned(orientation: int, size: tuple[int, int] = (6, 4)) -> io.BytesIO:
+def turned(orientation: int, size: tuple[int, int] = (6, 4), form: str = "PNG") -> io.BytesIO:
     """Stored with a white top left corner."""
     image = Image.new("RGB", size)
     image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    return file_of(image, "PNG", exif=exif)
+    return file_of(image, form, exif=exif)
 
 
 def white_at(image: Image.Image) -> tuple[int, int]:
@@ -162,17 +162,19 @@ def white_at(image: Image.Image) -> tuple[int, int]:
 CORNERS = {5: (0, 0), 6: (3, 0), 7: (3, 5), 8: (0, 5)}
 
 
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", CORNERS)
-def test_an_image_is_turned_as_the_size_on_record_says(orientation):
+def test_an_image_is_turned_as_the_size_on_record_says(orientation, form):
     def never(guess: str) -> None:
         raise AssertionError(guess)
 
-    stored = open_rgb(turned(orientation), (6.0, 4.0), never)
+    stored = open_rgb(turned(orientation, form=form), (6.0, 4.0), never)
     assert stored.size == (6, 4) and white_at(stored) == (0, 0)
-    upright = open_rgb(turned(orientation), (4.0, 6.0), never)
+    upright = open_rgb(turned(orientation, form=form), (4.0, 6.0), never)
     assert upright.size == (4, 6) and white_at(upright) == CORNERS[orientation]
 
 
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
 @pytest.mark.parametrize(
     ("orientation", "stored", "recorded"),
     [
@@ -181,9 +183,9 @@ def test_an_image_is_turned_as_the_size_on_record_says(orientation):
         *((i, (6, 4), None) for i in range(2, 9)),  # sides are not on record
     ],
 )
-def test_a_turn_that_the_size_does_not_tell_is_said(orientation, stored, recorded):
+def test_a_turn_that_the_size_does_not_tell_is_said(orientation, stored, recorded, form):
     guesses = []
-    image = open_rgb(turned(orientation, stored), recorded, guesses.append)
+    image = open_rgb(turned(orientation, stored, form), recorded, guesses.append)
     assert image.size == stored and white_at(image) == (0, 0)
     assert guesses == [f"is turned by EXIF (orientation {orientation}), taken as stored"]
 
