@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from detrnb.runs import RunFolder, config_differences, is_over, log_table, read_log
+from detrnb.runs import RunFolder, config_differences, is_over, located, log_table, read_log
 from detrnb.settings import BASELINE, Config
 
 _RUN_NAME = re.compile(r"(?P<entry>.+?)-s\d+(-[0-9a-f]{8})?( \(\d+\))?")
@@ -86,7 +86,7 @@ def read_record(source: Source) -> Record:
         return source
     if isinstance(source, Sequence) and not isinstance(source, str):
         return _checked(Record("log", source))
-    path = Path(getattr(source, "path", source))
+    path = located(getattr(source, "path", source))
     lines = read_log(path)
     if path.is_file():
         return _checked(Record(path.parent.name if path.name == "log.txt" else path.stem, lines))
