@@ -7,6 +7,7 @@ unsafely.
 import argparse
 import hashlib
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -35,6 +36,10 @@ _FOREIGN = {
     b"(\xb5/\xfd": "is compressed (zstd); unpack it first",
     b"\x89HDF": "is an HDF5 file, as Keras writes them",
 }
+_TORCHS_OWN = re.compile(
+    r"torch\.(_utils\.)?\w+|collections\.OrderedDict|_codecs\.encode|argparse\.Namespace"
+    r"|(builtins|__builtin__)\.(list|dict|set|tuple|bytearray|complex)"
+)
 _EXPECTED = "expected a file of torch.save or safetensors"
 _AGAIN = "a sound copy is needed"
 
@@ -66,9 +71,11 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> object:
         try:
             if is_safetensors(path):
                 return load_file(path)
-            with torch.serialization.safe_globals(_harmless()):
-                mmap = mmap and zipfile.is_zipfile(path)
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            # Torch maps archives only, and goes by the ending of a path, not of an open file.
+            mmap = mmap and zipfile.is_zipfile(path) and path.suffix != ".safetensors"
+            with torch.serialization.safe_globals(_harmless()), path.open("rb") as file:
+                source = path if mmap else file
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
         except (OSError, MemoryError):
             raise
         except Exception:  # on bytes that are no checkpoint the readers fail in many ways
@@ -158,20 +165,24 @@ def _refusal(path: Path) -> str | None:
         return _objects(names) if names else f"is a plain pickle; {_EXPECTED}"
     if len(set(beginning)) == 1:
         return f"begins with nothing but {beginning[:1]!r}: it was never wholly written; {_AGAIN}"
-    what = "is a text" if beginning.isascii() and b"\0" not in beginning else "is no checkpoint"
-    return f"{what}, which begins {beginning[:20]!r}; {_EXPECTED}"
+    text = not beginning.translate(None, bytes(range(32, 127)) + b"\t\r\n")
+    return (
+        f"is {'a text' if text else 'no checkpoint'}, which begins {beginning[:20]!r}; {_EXPECTED}"
+    )
 
 
 def _archive_refusal(path: Path) -> str | None:
     """What is wrong with a zip archive, the form of torch.save's files."""
     try:
+        if not zipfile.is_zipfile(path):
+            return f"is cut off: a checkpoint's beginning without its end; {_AGAIN}"
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            inside = {name.partition("/")[2] for name in names}
             # Torch does not look at the checksums.
-            spoiled = archive.testzip()
-    except zipfile.BadZipFile:
-        return f"is cut off: a checkpoint's beginning without its end; {_AGAIN}"
-    inside = {name.partition("/")[2] for name in names}
+            spoiled = archive.testzip() if "data.pkl" in inside else None
+    except Exception:  # on spoiled bytes the reader fails in many ways
+        return f"is a damaged zip archive; {_AGAIN}"
     if "data.pkl" not in inside:
         listed = ", ".join(names[:3]) or "nothing"
         return f"is a zip archive that is no checkpoint: it holds {listed}; {_EXPECTED}"
@@ -202,10 +213,10 @@ def _objects(names: list[str]) -> str:
 
 
 def _classes(path: Path) -> list[str]:
-    """Classes and functions that a pickle names, torch's and plain containers aside."""
+    """Classes and functions that a pickle names, those of tensors and containers aside."""
     with path.open("rb") as file, suppress(ValueError, EOFError):  # cut off, or tensors follow
         while True:
-            names = [name for name in _globals(file) if not name.startswith(("torch.", "collec"))]
+            names = [name for name in _globals(file) if not _TORCHS_OWN.fullmatch(name)]
             if names:
                 return list(dict.fromkeys(names))
     return []
