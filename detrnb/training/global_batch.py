@@ -1,15 +1,18 @@
 """The losses of a batch that processes and accumulated passes share out."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from detrnb.datasets import Batch
 from detrnb.loss import NonFiniteError, SetCriterion, Targets
+
+T = TypeVar("T")
 
 
 class TrainingDiverged(ValueError):
@@ -54,16 +57,25 @@ class GlobalBatch:
         self.begun = begun | {"normalizers": self.normalizers}
         self._failures: list[tuple[int, str, list[int]]] = []  # process, tensor, image ids
 
-    @contextmanager
-    def noting(self, targets: Targets) -> Iterator[None]:
-        """One pass, model and losses: what is not finite in it ends it here, and `losses` raises.
+    def attempt(self, make: Callable[..., T], batch: Batch) -> T | None:
+        """One pass, from model to losses; what is not finite ends it here, and `losses` raises.
 
-        A process that fails so goes on with the others to where all of them stop.
+        A process that failed goes on to where all of them stop, but makes no pass any more: torch's
+        parallel model would take up the others' at another place, and all would wait for ever.
+
+        Args:
+            make: called with what the batch holds.
+
+        Returns:
+            What it gives; None where this or an earlier pass failed.
         """
+        if self._failures:
+            return None
         try:
-            yield
+            return make(*batch)
         except NonFiniteError as error:
-            self.fail(error, targets)
+            self.fail(error, batch[-1])
+            return None
 
     def loss_share(self, outputs: dict, targets: Targets) -> Tensor:
         """Predictions of one pass: their share of the batch's total loss.

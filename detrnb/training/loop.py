@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 
 import torch
@@ -11,14 +12,12 @@ from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from detrnb.datasets import CocoDataset, FeatureDataset
+from detrnb.datasets import Batch, CocoDataset, FeatureDataset
 from detrnb.loss import NonFiniteError, SetCriterion, Targets
 from detrnb.model import DETR, postprocess
 from detrnb.training.device import device_name, from_main
 from detrnb.training.global_batch import GlobalBatch
 from detrnb.training.metrics import CocoMetrics, evaluate_coco, load_ground_truth
-
-Batch = tuple[Tensor, Tensor, Targets]  # images or features, padding mask
 
 
 def forward(model: nn.Module, core: DETR, inputs: Tensor, padding_mask: Tensor) -> dict:
@@ -90,13 +89,15 @@ def _train_step(
         # Gradients are averaged over processes, but shares add up.
         return whole.loss_share(outputs, targets) * accelerator.num_processes
 
+    def add_gradient(*batch: object) -> None:
+        accelerator.backward(loss_of(*batch))
+
     optimizer.zero_grad()
     *first, last = batches
     for batch in first:
-        with accelerator.no_sync(model), whole.noting(batch[-1]):
-            accelerator.backward(loss_of(*batch))
-    with whole.noting(last[-1]):
-        loss = loss_of(*last)
+        with accelerator.no_sync(model):
+            whole.attempt(add_gradient, batch)
+    loss = whole.attempt(loss_of, last)
     losses = whole.losses()  # from here on all processes have a loss, or none goes on
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(core.parameters(), clip_max_norm or math.inf).item()
@@ -214,17 +215,14 @@ def evaluate(
     model.eval()
     steps = max(gather_object([len(loader)]))  # of the last batch some processes have no part
     for _, batch in zip_longest(range(steps), loader):
-        inputs, padding_mask, targets = send_to_device(batch, accelerator.device) or ([], [], [])
-        batches = [(inputs, padding_mask, targets)] if targets else []
+        batches = [] if batch is None else [send_to_device(batch, accelerator.device)]
+        targets = [target for *_, batch_targets in batches for target in batch_targets]
         begun = _begun(batches, accelerator, training=False)
         whole = GlobalBatch(criterion, targets, num_queries, accelerator, "in evaluation", begun)
-        if targets:
-            with whole.noting(targets):
-                with accelerator.autocast():
-                    outputs = forward(core, core, inputs, padding_mask)
-                whole.loss_share(outputs, targets)
+        predict = partial(_predict, core, accelerator, whole)
+        predicted = [whole.attempt(predict, given) for given in batches]
         averages.add(whole.losses())
-        if targets:
+        for outputs in predicted:
             for target, found in zip(targets, _detect(outputs, targets), strict=True):
                 found["category_ids"] = dataset.to_category_ids(found["labels"])
                 detections[target["image_id"]] = found
@@ -232,6 +230,21 @@ def evaluate(
     metrics = from_main(lambda: evaluate_coco(load_ground_truth(dataset), detections))
     log = _log_part("test", averages.means(), criterion.weight_dict)
     return Evaluation(log, metrics, detections)
+
+
+def _predict(
+    core: DETR,
+    accelerator: Accelerator,
+    whole: GlobalBatch,
+    inputs: Tensor,
+    padding_mask: Tensor,
+    targets: Targets,
+) -> dict:
+    """Predictions, their losses added to the batch's."""
+    with accelerator.autocast():
+        outputs = forward(core, core, inputs, padding_mask)
+    whole.loss_share(outputs, targets)
+    return outputs
 
 
 def _detect(outputs: dict, targets: Targets) -> list[dict[str, Tensor]]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from detrnb.datasets import Batch
 from detrnb.loss import NonFiniteError
 from detrnb.model import DETR, build_criterion, build_detr
 from detrnb.settings import Config
 from detrnb.training.device import default_device, device_name, make_accelerator
-from detrnb.training.loop import Batch, forward
+from detrnb.training.loop import forward
 
 _KEPT = {"config", "model", "batches", "training", "random", "normalizers"}
 _KEPT |= {"precision", "device", "message"}

@@ -1,6 +1,7 @@
 """NaN and infinity: a step counts wholly or not at all, and can be made again from a file."""
 
 import importlib
+import inspect
 import math
 import pickle
 import pkgutil
@@ -12,7 +13,6 @@ from features import batch
 import detrnb
 from detrnb import Config, fit
 from detrnb.commands import main
-from detrnb.commands.notebooks import NotebookFailed
 from detrnb.loss import NonFiniteError
 from detrnb.model import build_criterion, build_detr
 from detrnb.model.transformer import TransformerEncoder
@@ -235,23 +235,33 @@ def test_full_disk_does_not_hide_why_training_ended(monkeypatch, capsys):
     assert "nonfinite.pt could not be written: No space left" in capsys.readouterr().out
 
 
-def test_every_error_of_the_package_reaches_another_process():
-    made = {
-        NonFiniteError: NonFiniteError("pred_boxes", [1, 3]),
-        TrainingDiverged: TrainingDiverged("loss is not finite"),
-        NotebookFailed: NotebookFailed("00.ipynb: cell 3"),
-    }
-    own = set()
+def errors_of_the_package() -> set[type]:
+    found = set()
     for module in pkgutil.walk_packages(detrnb.__path__, "detrnb."):
         if module.name != "detrnb.__main__":
             for thing in vars(importlib.import_module(module.name)).values():
                 if isinstance(thing, type) and issubclass(thing, BaseException):
-                    own |= {thing} if thing.__module__.startswith("detrnb") else set()
-    assert own == set(made)
-    for error in made.values():
+                    found |= {thing} if thing.__module__.startswith("detrnb") else set()
+    return found
+
+
+def test_every_error_of_the_package_reaches_another_process():
+    kinds = errors_of_the_package()
+    assert kinds >= {NonFiniteError, TrainingDiverged}
+    for kind in kinds:
+        texts = ["text"]
+        if "__init__" in vars(kind):
+            asked = inspect.signature(kind).parameters.values()
+            texts = ["text" for argument in asked if argument.default is argument.empty]
+        error = kind(*texts)
         there = pickle.loads(pickle.dumps(error))
-        assert str(there) == str(error) and vars(there) == vars(error)
-    assert str(made[NonFiniteError]) == "pred_boxes is not finite (images [1, 3] of the batch)"
+        assert type(there) is kind and str(there) == str(error) and vars(there) == vars(error)
+
+
+def test_non_finite_tensor_is_named_with_its_images():
+    there = pickle.loads(pickle.dumps(NonFiniteError("pred_boxes", [1, 3])))
+    assert str(there) == "pred_boxes is not finite (images [1, 3] of the batch)"
+    assert (there.tensor, there.images) == ("pred_boxes", [1, 3])
     assert str(NonFiniteError("pred_boxes")) == "pred_boxes is not finite"
 
 
