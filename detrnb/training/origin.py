@@ -30,7 +30,7 @@ def origin(
     }
     before, now = folder.read_provenance(), this_process()
     known = {"data": fingerprints, "global_batch": global_batch}
-    unknown = [key for key in known if before and key not in before]
+    unknown = [key for key in known if folder.last.exists() and key not in before]
     if unknown:
         accelerator.print(
             f"{folder.provenance_path} does not say {' and '.join(unknown)}: whether the run goes"
