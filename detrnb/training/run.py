@@ -254,17 +254,18 @@ def _failed_step_kept(ready: Prepared, config: Config, folder: RunFolder) -> Ite
         if error.process is None:
             raise
         if error.process == ready.accelerator.process_index:
+            folder.nonfinite.unlink(missing_ok=True)  # of an earlier failure
             # The step did not count, so the weights are still those that it began with.
             weights = {"config": config.model_dump(mode="json"), "model": ready.core.state_dict()}
             try:
                 folder.write_nonfinite(partial(torch.save, error.begun | weights))
-            except (OSError, RuntimeError) as full:  # must not hide why training ended
-                print(f"warning: {folder.nonfinite} could not be written: {full}", flush=True)
+            except OSError as full:  # must not hide why training ended
+                print(f"warning: {full}", flush=True)
         ready.accelerator.wait_for_everyone()  # a process that ends takes the others with it
-        raise TrainingDiverged(
-            f"{error}. `detrnb train --replay {folder.nonfinite}` names the first module that"
-            " gives it"
-        ) from error
+        told = f"{error}"
+        if folder.nonfinite.exists():
+            told += f". `detrnb train --replay {folder.nonfinite}` names the first module of it"
+        raise TrainingDiverged(told) from error
 
 
 def _keep_history(ready: Prepared, folder: RunFolder, epochs: int) -> None:

@@ -71,75 +71,6 @@ def assert_equal_states(first: dict, second: dict) -> None:
             assert value == second[key], key
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_equal_config_gives_equal_log_and_weights(precision):
-    for name in ("one", "two"):
-        fit(nasty.config(train__precision=precision), name=f"{precision}-{name}")
-    one, two = f"{precision}-one", f"{precision}-two"
-    assert log_of(one) == log_of(two)
-    assert_equal_states(state_of(one), state_of(two))
-    assert (log_of(one) == log_of("whole")) == (precision == "fp32")
-
-
-def test_seeds_differ_in_weights_order_and_dropout():
-    fit(nasty.config(train__seed=1, train__epochs=1), name="seeded")
-    assert log_of("seeded")[0]["train_loss"] != log_of("whole")[0]["train_loss"]
-
-
-@pytest.mark.parametrize("where", ["_train_epoch", "_evaluate_epoch"])
-def test_run_that_was_stopped_ends_as_the_unbroken_to_the_bit(where, monkeypatch):
-    function = getattr(engine, where)
-
-    def dying(*given):
-        if any(x == 1 or isinstance(x, dict) and x["epoch"] == 1 for x in given[2:4]):
-            raise KeyboardInterrupt
-        return function(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, where, dying)
-        with pytest.raises(KeyboardInterrupt):
-            fit(nasty.config(), name=f"stopped{where}")
-    assert len(log_of(f"stopped{where}")) == 1
-    fit(nasty.config(), name=f"stopped{where}")
-    assert log_of(f"stopped{where}") == log_of("whole")
-    for checkpoint in ("last", "best"):
-        states = (state_of(name, checkpoint) for name in (f"stopped{where}", "whole"))
-        assert_equal_states(*states)
-
-
-def test_every_epoch_draws_its_own_dropout_and_each_run_the_same(monkeypatch):
-    drawn = []
-
-    def noting(*given, **settings):
-        drawn.append(torch.get_rng_state())
-        return train_one_epoch(*given, **settings)
-
-    monkeypatch.setattr(engine, "train_one_epoch", noting)
-    for name, seed in (("drawn", 0), ("drawn-again", 0), ("drawn-other", 1)):
-        fit(nasty.config(train__seed=seed, train__epochs=2), name=name)
-    first, again, other = drawn[:2], drawn[2:4], drawn[4:]
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    states = [state.numpy().tobytes() for state in [*first, *other]]
-    assert len(set(states)) == 4
-
-
-def test_augmentation_and_order_change_with_the_epoch():
-    accelerator = make_accelerator("fp32")
-    config = with_classes(nasty.config())
-    ready = prepare(config, accelerator, open_data(config, accelerator))
-    seen = []
-    for epoch in (0, 1, 0):
-        ready.train_loader.batch_sampler.set_epoch(epoch)
-        ready.train_set.set_epoch(epoch)
-        batches = [*ready.train_loader]
-        ids = [t["image_id"] for *_, targets in batches for t in targets]
-        sizes = {t["image_id"]: (t["size"], t["boxes"].tolist()) for *_, ts in batches for t in ts}
-        seen.append((ids, sizes))
-    assert seen[0] == seen[2]
-    assert seen[0][0] != seen[1][0]
-    assert any(seen[0][1][i] != seen[1][1][i] for i in seen[0][1].keys() & seen[1][1].keys())
-
-
 def padded_batch(split: str = "train2017") -> tuple:
     """All images of a split in one batch, as in evaluation."""
     dataset = open_split(nasty.config().data, split)
@@ -171,21 +102,72 @@ def train_on(batches: list[tuple], **settings: object) -> tuple:
     return log, [norm.item() for norm in norms], model
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_accumulated_batches_equal_one_large_batch(size):
-    """Also where parts hold no box, or more than queries; the padding is the large batch's."""
-    whole = padded_batch()
-    parts = [cut(whole, slice(i, i + size)) for i in range(0, 8, size)]
-    log, norms, model = train_on([whole], train__batch_size=8)
-    ours, our_norms, other = train_on(parts, train__accumulate=len(parts))
-    assert ours == pytest.approx(log, rel=1e-4)
-    assert our_norms == pytest.approx(norms, rel=1e-3)
-    torch.manual_seed(0)
-    start = build_detr(with_classes(nasty.config()).model)
-    theirs, mine, before = (
-        torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (model, other, start)
+def test_boxes_and_labels_are_those_of_the_file():
+    content = json.loads(Path("data/nasty/annotations/instances_train2017.json").read_text())
+    images, _, targets = padded_batch()
+    for image, target in zip(images, targets, strict=True):
+        records = [
+            a
+            for a in content["annotations"]
+            if a["image_id"] == target["image_id"] and not a["iscrowd"]
+        ]
+        width, height = next(
+            (i["width"], i["height"]) for i in content["images"] if i["id"] == target["image_id"]
+        )
+        assert target["orig_size"] == (height, width)
+        assert image.shape[1] >= target["size"][0] and image.shape[2] >= target["size"][1]
+        labels = [list(nasty.CATEGORIES).index(a["category_id"]) for a in records]
+        assert target["labels"].tolist() == labels
+        for (cx, cy, w, h), record in zip(target["boxes"].tolist(), records, strict=True):
+            x, y, wide, high = record["bbox"]
+            right, bottom = min(x + wide, width), min(y + high, height)
+            expected = [x / width, y / height, right / width, bottom / height]
+            assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx(
+                expected, abs=1e-5
+            )
+
+
+def test_losses_are_those_of_a_plain_count():
+    """One image after another, one loop: what the reference does with more boxes than queries."""
+    config = with_classes(nasty.config())
+    criterion = build_criterion(config.model)
+    *_, targets = padded_batch()
+    counts = [len(target["labels"]) for target in targets]
+    assert counts == nasty.NUM_BOXES
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, nasty.QUERIES, 4, generator=generator)
+    boxes = torch.rand(8, nasty.QUERIES, 4, generator=generator) * 0.4 + 0.1
+    one_layer = {"pred_logits": logits, "pred_boxes": boxes}
+    losses = criterion({**one_layer, "aux_outputs": [one_layer]}, targets)
+    weights, ce, l1, giou, off, wrong = 0.0, 0.0, 0.0, 0.0, 0, 0
+    for i, (target, matched) in enumerate(
+        zip(targets, criterion.matcher(logits[None], boxes[None], targets)[0], strict=True)
+    ):
+        labels = torch.full((nasty.QUERIES,), 3)
+        for query, place in zip(*matched, strict=True):
+            labels[query] = target["labels"][place]
+            box = boxes[i, query], target["boxes"][place]
+            l1 += (box[0] - box[1]).abs().sum()
+            giou += 1 - generalized_box_iou(*(cxcywh_to_xyxy(b)[None] for b in box)).squeeze()
+            wrong += int(logits[i, query].argmax() != labels[query])
+        for query, label in enumerate(labels.tolist()):
+            weight = 0.1 if label == 3 else 1.0
+            weights += weight
+            ce -= weight * logits[i, query].log_softmax(-1)[label]
+        off += abs(int((logits[i].argmax(-1) != 3).sum()) - counts[i])
+    num_boxes = sum(counts)  # all of them, those without a query too
+    num_matched = sum(min(count, nasty.QUERIES) for count in counts)
+    for suffix in ("", "_0"):
+        assert losses["loss_ce" + suffix].item() == pytest.approx(float(ce / weights), rel=1e-5)
+        assert losses["loss_bbox" + suffix].item() == pytest.approx(float(l1 / num_boxes), rel=1e-5)
+        assert losses["loss_giou" + suffix].item() == pytest.approx(
+            float(giou / num_boxes), rel=1e-5
+        )
+        assert losses["cardinality_error" + suffix].item() == pytest.approx(off / 8)
+    assert losses["class_error"].item() == pytest.approx(100 * wrong / num_matched, rel=1e-5)
+    assert criterion.normalizers(targets, nasty.QUERIES).tolist() == pytest.approx(
+        [num_boxes, weights, num_matched, 8]
     )
-    assert (mine - theirs).norm() < 0.02 * (theirs - before).norm()
 
 
 def test_parts_train_at_their_own_rates_and_frozen_ones_not_at_all():
@@ -250,58 +232,6 @@ def test_predictions_do_not_depend_on_neighbours_from_features_on():
                 )
 
 
-def test_losses_are_those_of_a_plain_count():
-    """One image after another, one loop: what the reference does with more boxes than queries."""
-    config = with_classes(nasty.config())
-    criterion = build_criterion(config.model)
-    *_, targets = padded_batch()
-    counts = [len(target["labels"]) for target in targets]
-    assert counts == nasty.NUM_BOXES
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(8, nasty.QUERIES, 4, generator=generator)
-    boxes = torch.rand(8, nasty.QUERIES, 4, generator=generator) * 0.4 + 0.1
-    one_layer = {"pred_logits": logits, "pred_boxes": boxes}
-    losses = criterion({**one_layer, "aux_outputs": [one_layer]}, targets)
-    weights, ce, l1, giou, off, wrong = 0.0, 0.0, 0.0, 0.0, 0, 0
-    for i, (target, matched) in enumerate(
-        zip(targets, criterion.matcher(logits[None], boxes[None], targets)[0], strict=True)
-    ):
-        labels = torch.full((nasty.QUERIES,), 3)
-        for query, place in zip(*matched, strict=True):
-            labels[query] = target["labels"][place]
-            box = boxes[i, query], target["boxes"][place]
-            l1 += (box[0] - box[1]).abs().sum()
-            giou += 1 - generalized_box_iou(*(cxcywh_to_xyxy(b)[None] for b in box)).squeeze()
-            wrong += int(logits[i, query].argmax() != labels[query])
-        for query, label in enumerate(labels.tolist()):
-            weight = 0.1 if label == 3 else 1.0
-            weights += weight
-            ce -= weight * logits[i, query].log_softmax(-1)[label]
-        off += abs(int((logits[i].argmax(-1) != 3).sum()) - counts[i])
-    num_boxes = sum(counts)  # all of them, those without a query too
-    num_matched = sum(min(count, nasty.QUERIES) for count in counts)
-    for suffix in ("", "_0"):
-        assert losses["loss_ce" + suffix].item() == pytest.approx(float(ce / weights), rel=1e-5)
-        assert losses["loss_bbox" + suffix].item() == pytest.approx(float(l1 / num_boxes), rel=1e-5)
-        assert losses["loss_giou" + suffix].item() == pytest.approx(
-            float(giou / num_boxes), rel=1e-5
-        )
-        assert losses["cardinality_error" + suffix].item() == pytest.approx(off / 8)
-    assert losses["class_error"].item() == pytest.approx(100 * wrong / num_matched, rel=1e-5)
-    assert criterion.normalizers(targets, nasty.QUERIES).tolist() == pytest.approx(
-        [num_boxes, weights, num_matched, 8]
-    )
-
-
-def test_best_checkpoint_is_of_the_epoch_with_the_best_ap():
-    aps = [line["test_coco_eval_bbox"][0] for line in log_of("whole")]
-    assert max(aps) > 0
-    best = state_of("whole", "best")
-    assert best["epoch"] == int(np.argmax(aps))
-    found = load_run("runs/whole", "best").evaluate()
-    assert found.metrics.stats[0] == max(aps)
-
-
 def test_ap_is_that_of_pycocotools_on_the_file():
     """Of the detections as a file of results, against the annotations as they are on disk."""
     run = load_run("runs/whole")
@@ -326,26 +256,96 @@ def test_ap_is_that_of_pycocotools_on_the_file():
     assert set(found.metrics.per_class) == set(nasty.CATEGORIES.values())
 
 
-def test_boxes_and_labels_are_those_of_the_file():
-    content = json.loads(Path("data/nasty/annotations/instances_train2017.json").read_text())
-    images, _, targets = padded_batch()
-    for image, target in zip(images, targets, strict=True):
-        records = [
-            a
-            for a in content["annotations"]
-            if a["image_id"] == target["image_id"] and not a["iscrowd"]
-        ]
-        width, height = next(
-            (i["width"], i["height"]) for i in content["images"] if i["id"] == target["image_id"]
-        )
-        assert target["orig_size"] == (height, width)
-        assert image.shape[1] >= target["size"][0] and image.shape[2] >= target["size"][1]
-        labels = [list(nasty.CATEGORIES).index(a["category_id"]) for a in records]
-        assert target["labels"].tolist() == labels
-        for (cx, cy, w, h), record in zip(target["boxes"].tolist(), records, strict=True):
-            x, y, wide, high = record["bbox"]
-            right, bottom = min(x + wide, width), min(y + high, height)
-            expected = [x / width, y / height, right / width, bottom / height]
-            assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx(
-                expected, abs=1e-5
-            )
+def test_best_checkpoint_is_of_the_epoch_with_the_best_ap():
+    aps = [line["test_coco_eval_bbox"][0] for line in log_of("whole")]
+    assert max(aps) > 0
+    best = state_of("whole", "best")
+    assert best["epoch"] == int(np.argmax(aps))
+    found = load_run("runs/whole", "best").evaluate()
+    assert found.metrics.stats[0] == max(aps)
+
+
+def test_augmentation_and_order_change_with_the_epoch():
+    accelerator = make_accelerator("fp32")
+    config = with_classes(nasty.config())
+    ready = prepare(config, accelerator, open_data(config, accelerator))
+    seen = []
+    for epoch in (0, 1, 0):
+        ready.train_loader.batch_sampler.set_epoch(epoch)
+        ready.train_set.set_epoch(epoch)
+        batches = [*ready.train_loader]
+        ids = [t["image_id"] for *_, targets in batches for t in targets]
+        sizes = {t["image_id"]: (t["size"], t["boxes"].tolist()) for *_, ts in batches for t in ts}
+        seen.append((ids, sizes))
+    assert seen[0] == seen[2]
+    assert seen[0][0] != seen[1][0]
+    assert any(seen[0][1][i] != seen[1][1][i] for i in seen[0][1].keys() & seen[1][1].keys())
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_accumulated_batches_equal_one_large_batch(size):
+    """Also where parts hold no box, or more than queries; the padding is the large batch's."""
+    whole = padded_batch()
+    parts = [cut(whole, slice(i, i + size)) for i in range(0, 8, size)]
+    log, norms, model = train_on([whole], train__batch_size=8)
+    ours, our_norms, other = train_on(parts, train__accumulate=len(parts))
+    assert ours == pytest.approx(log, rel=1e-4)
+    assert our_norms == pytest.approx(norms, rel=1e-3)
+    torch.manual_seed(0)
+    start = build_detr(with_classes(nasty.config()).model)
+    theirs, mine, before = (
+        torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (model, other, start)
+    )
+    assert (mine - theirs).norm() < 0.02 * (theirs - before).norm()
+
+
+def test_every_epoch_draws_its_own_dropout_and_each_run_the_same(monkeypatch):
+    drawn = []
+
+    def noting(*given, **settings):
+        drawn.append(torch.get_rng_state())
+        return train_one_epoch(*given, **settings)
+
+    monkeypatch.setattr(engine, "train_one_epoch", noting)
+    for name, seed in (("drawn", 0), ("drawn-again", 0), ("drawn-other", 1)):
+        fit(nasty.config(train__seed=seed, train__epochs=2), name=name)
+    first, again, other = drawn[:2], drawn[2:4], drawn[4:]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    states = [state.numpy().tobytes() for state in [*first, *other]]
+    assert len(set(states)) == 4
+
+
+def test_seeds_differ_in_weights_order_and_dropout():
+    fit(nasty.config(train__seed=1, train__epochs=1), name="seeded")
+    assert log_of("seeded")[0]["train_loss"] != log_of("whole")[0]["train_loss"]
+
+
+@pytest.mark.parametrize("where", ["_train_epoch", "_evaluate_epoch"])
+def test_run_that_was_stopped_ends_as_the_unbroken_to_the_bit(where, monkeypatch):
+    function = getattr(engine, where)
+
+    def dying(*given):
+        if any(x == 1 or isinstance(x, dict) and x["epoch"] == 1 for x in given[2:4]):
+            raise KeyboardInterrupt
+        return function(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, where, dying)
+        with pytest.raises(KeyboardInterrupt):
+            fit(nasty.config(), name=f"stopped{where}")
+    assert len(log_of(f"stopped{where}")) == 1
+    fit(nasty.config(), name=f"stopped{where}")
+    assert log_of(f"stopped{where}") == log_of("whole")
+    for checkpoint in ("last", "best"):
+        states = (state_of(name, checkpoint) for name in (f"stopped{where}", "whole"))
+        assert_equal_states(*states)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_equal_config_gives_equal_log_and_weights(precision):
+    for name in ("one", "two"):
+        fit(nasty.config(train__precision=precision), name=f"{precision}-{name}")
+    one, two = f"{precision}-one", f"{precision}-two"
+    assert log_of(one) == log_of(two)
+    assert_equal_states(state_of(one), state_of(two))
+    assert (log_of(one) == log_of("whole")) == (precision == "fp32")
