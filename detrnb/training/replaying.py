@@ -43,8 +43,8 @@ def replay(file: Path) -> str:
     here = device_name(accelerator.device)
     if found is None:
         found = (
-            f"everything is finite in this replay on {here}; the run was on {kept['device']}."
-            " What failed depends on the device, or on other processes' part of the step"
+            f"everything is finite; the run was on {kept['device']}. What failed depends on the"
+            " device, on other processes' part of the step, or on code that has changed since"
         )
     return f"the run ended: {kept['message']}\nreplayed on {here}: {found}"
 

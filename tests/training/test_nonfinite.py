@@ -98,7 +98,7 @@ def test_what_fails_in_evaluation_names_its_images(monkeypatch):
     with pytest.raises(TrainingDiverged, match=r"in evaluation, image ids \[1, 2, 3, 4\]"):
         fit(config, name="evaluation")
     said = replay("runs/evaluation/nonfinite.pt")  # the patch fails once only
-    assert "everything is finite in this replay" in said
+    assert "replayed on cpu: everything is finite; the run was on cpu" in said
 
 
 @pytest.mark.parametrize("variant", ["detr", "svd_split"])
@@ -144,7 +144,7 @@ def replayed(kept: dict) -> str:
 
 
 def test_replay_names_what_is_not_finite_first(kept):
-    assert replayed(kept).startswith("everything is finite in this replay on cpu; the run was on")
+    assert replayed(kept).startswith("everything is finite; the run was on another")
 
     kept["model"]["transformer.encoder.layers.0.linear1.weight"].mul_(1e38)
     assert replayed(kept) == (
