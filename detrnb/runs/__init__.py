@@ -3,27 +3,45 @@
 Every file of a run is written and read through this room.
 """
 
-from detrnb.runs.folder import RunFolder, config_differences, run_name
+from detrnb.runs.folder import RunFolder, run_name
 from detrnb.runs.home import project_root, save_figure
+from detrnb.runs.identity import (
+    code_differences,
+    config_differences,
+    data_differences,
+    same_data,
+    trained_by,
+    what_counts,
+)
+from detrnb.runs.lock import RunLock
 from detrnb.runs.log import COCO_METRICS, is_over, log_table, parse_object, read_log
 from detrnb.runs.mirror import Mirror, bring_back
 from detrnb.runs.provenance import cpu_count, this_process
+from detrnb.runs.source import hash_of_class, hash_of_file
 from detrnb.runs.writing import write_whole
 
 __all__ = [
     "COCO_METRICS",
     "Mirror",
     "RunFolder",
+    "RunLock",
     "bring_back",
+    "code_differences",
     "config_differences",
     "cpu_count",
+    "data_differences",
+    "hash_of_class",
+    "hash_of_file",
     "is_over",
     "log_table",
     "parse_object",
     "project_root",
-    "this_process",
-    "write_whole",
     "read_log",
     "run_name",
+    "same_data",
     "save_figure",
+    "this_process",
+    "trained_by",
+    "what_counts",
+    "write_whole",
 ]

@@ -135,8 +135,8 @@ def is_over(lines: Sequence[Mapping[str, object]], train: Mapping[str, object]) 
     patience, ended = train.get("patience"), lines[-1]["epoch"] + 1 >= train["epochs"]
     if ended or patience is None:
         return ended
-    precisions = [line["test_coco_eval_bbox"][0] for line in lines]
-    return len(precisions) - 1 - precisions.index(max(precisions)) >= patience
+    by_epoch = {line["epoch"]: line["test_coco_eval_bbox"][0] for line in lines}
+    return lines[-1]["epoch"] - max(by_epoch, key=by_epoch.get) >= patience
 
 
 def _coco_columns(prefix: str, stats: list[Sequence[float] | None]) -> dict[str, np.ndarray]:

@@ -21,8 +21,9 @@ from detrnb.datasets import (
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
 from detrnb.runs import RunFolder, log_table, read_log
 from detrnb.settings import Config
-from detrnb.training.device import default_device, make_accelerator
+from detrnb.training.device import default_device, make_accelerator, processes
 from detrnb.training.loop import Evaluation, evaluate
+from detrnb.training.origin import code_of, other_code
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def evaluate_split(
 def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> Run:
     """Open a run folder; the model is rebuilt from its own config.json.
 
+    Where its code is not today's, that is said.
+
     Args:
         checkpoint: weights of the last epoch, or of the epoch with the best validation AP.
 
@@ -115,5 +118,8 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
             " is of another run"
         )
     kept = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+    other = other_code(folder.read_provenance(), code_of(config))
+    if other and processes().is_main_process:
+        print(f"{folder.path.name}: {other}", flush=True)
     model = model.place(default_device()).eval()
     return Run(folder.path, config, model, kept.get("classes"))

@@ -167,17 +167,6 @@ def test_line_that_does_not_fit_on_the_disk_leaves_the_log_whole(run):
     assert run.log_path.read_text() == '{"epoch": 0}\n'
 
 
-def test_config_differences_are_dotted_and_complete():
-    old = {"train": {"lr": 1e-4, "epochs": 2}, "model": {"options": {}, "layers": (1, 2)}}
-    new = {"train": {"lr": 1e-5, "epochs": 2}, "model": {"layers": [1, 2], "depth": None}}
-    assert runs.config_differences(old, new) == {
-        "train.lr": (1e-4, 1e-5),
-        "model.options": ({}, runs.ABSENT),
-        "model.depth": (runs.ABSENT, None),
-    }
-    assert runs.config_differences(old, old) == {}
-
-
 def test_provenance_is_json_and_knows_versions(project):
     found = json.loads(json.dumps(runs.this_process()))
     assert found["versions"]["numpy"] == np.__version__

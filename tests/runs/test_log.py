@@ -177,3 +177,4 @@ def test_ten_thousand_epochs_are_read_and_drawn(log):
 def test_training_is_over_after_its_epochs_or_for_want_of_a_better_ap(precisions, train, over):
     lines = [{"test_coco_eval_bbox": [ap], "epoch": i} for i, ap in enumerate(precisions)]
     assert is_over(lines, train) == over
+    assert is_over([line for line in lines for _ in "12"], train) == over  # epochs, not lines
