@@ -21,6 +21,7 @@ from detrnb.training.metrics import (
     load_ground_truth,
 )
 from detrnb.training.opening import Run, evaluate_split, load_run
+from detrnb.training.origin import code_of, other_code
 from detrnb.training.probing import seconds_per_step
 from detrnb.training.progress import duration
 from detrnb.training.replaying import replay
@@ -33,6 +34,7 @@ __all__ = [
     "Run",
     "TrainingDiverged",
     "box_spread",
+    "code_of",
     "default_device",
     "device_name",
     "duration",
@@ -45,6 +47,7 @@ __all__ = [
     "load_ground_truth",
     "load_run",
     "make_accelerator",
+    "other_code",
     "peak_memory_mb",
     "peak_memory_of",
     "processes",
