@@ -21,6 +21,7 @@ from detrnb.runs import (
     bring_back,
     config_differences,
     is_over,
+    is_project,
     project_root,
     run_name,
     what_counts,
@@ -178,6 +179,8 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     write_provenance()
     if state is None:
         _keep_history(ready, folder, 0)
+    if not is_project(project_root()):  # where nobody would look for it
+        accelerator.print(f"{folder.path.name}: trained in {folder.path.parent}")
     trained = 0 if state is None else state["epoch"] + 1
     if trained < config.train.epochs:
         with _failed_step_kept(ready, config, folder):
