@@ -20,7 +20,7 @@ from detrnb.training import code_of
 
 
 class InThisProcess(ThreadPoolExecutor):
-    def __init__(self, workers: int, mp_context: object) -> None:
+    def __init__(self, workers: int, **of_processes: object) -> None:
         super().__init__(workers)
 
 
