@@ -11,7 +11,13 @@ from detrnb.look.knock_outs import (
     keep_part,
     kept_triplets,
 )
-from detrnb.look.recording import Recording, attention_names, attention_of, record_attention
+from detrnb.look.recording import (
+    Recording,
+    attention_names,
+    attention_of,
+    record_attention,
+    unrecorded_names,
+)
 from detrnb.look.views import Subject, View, object_shares
 
 __all__ = [
@@ -31,4 +37,5 @@ __all__ = [
     "kept_triplets",
     "object_shares",
     "record_attention",
+    "unrecorded_names",
 ]

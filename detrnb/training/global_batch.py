@@ -1,13 +1,14 @@
 """The losses of a batch that processes and accumulated passes share out."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from detrnb.loss import NonFiniteError, SetCriterion, Targets
+from detrnb.loss import Layout, NonFiniteError, SetCriterion, Targets
 
 
 class TrainingDiverged(ValueError):
@@ -20,28 +21,27 @@ class GlobalBatch:
     What is not finite in one process raises in all of them, so that none waits for another.
 
     Args:
-        targets: of this process, of all its passes; may be none.
-        num_queries: of the model.
+        passes: targets and layout of each of this process's; targets may be none.
         where: in the run, for the error.
     """
 
     def __init__(
         self,
         criterion: SetCriterion,
-        targets: Targets,
-        num_queries: int,
+        passes: Sequence[tuple[Targets, Layout]],
         accelerator: Accelerator,
         where: str,
     ) -> None:
         self.criterion, self.accelerator, self.where = criterion, accelerator, where
-        # Known before the first pass, since they follow from the targets.
-        self.normalizers = criterion.normalizers(targets, num_queries)
+        # Known before the first pass, since they follow from targets and layout.
+        parts = [criterion.normalizers(targets, layout) for targets, layout in passes]
+        self.normalizers = torch.stack(parts).sum(0)
         if accelerator.num_processes > 1:
-            self.normalizers = accelerator.reduce(self.normalizers, "sum")
-        self._values = dict.fromkeys(["loss", *criterion.names], 0.0)
+            self.normalizers = accelerator.reduce(self.normalizers.to(accelerator.device), "sum")
+        self._values = dict.fromkeys(["loss", *criterion.names(passes[0][1])], 0.0)
         self._failures: list[tuple[str, list[int]]] = []  # tensor, image ids
 
-    def loss_share(self, outputs: dict, targets: Targets) -> Tensor:
+    def loss_share(self, outputs: dict, targets: Targets, layout: Layout) -> Tensor:
         """Predictions of one pass: their share of the batch's total loss.
 
         Raises:
@@ -50,7 +50,7 @@ class GlobalBatch:
                 infinite because of it.
         """
         try:
-            losses = self.criterion(outputs, targets, self.normalizers)
+            losses = self.criterion(outputs, targets, layout, self.normalizers)
             loss = self.criterion.total(losses)
             # One copy to the host.
             numbers = torch.stack([loss, *losses.values()]).detach().tolist()

@@ -195,6 +195,7 @@ def _train_epoch(
         ready.optimizer,
         accelerator,
         epoch,
+        seed=train.seed,
         accumulate=train.accumulate,
         clip_max_norm=train.clip_max_norm,
         rate_factor=ready.rate_factor,

@@ -5,7 +5,7 @@ import pytest
 import reference
 import torch
 
-from detrnb.loss.matcher import NonFiniteError
+from detrnb.loss import Layout, NonFiniteError
 from detrnb.model.detr import build_criterion
 from detrnb.settings.config import Config
 
@@ -54,7 +54,9 @@ def test_losses_of_a_batch_without_boxes_are_finite(criterion):
 
 def test_more_boxes_than_queries_matches_every_query():
     criterion = build_criterion(
-        Config.preset("coco", overrides={"model.num_decoder_layers": 1}).model
+        Config.preset(
+            "coco", overrides={"model.num_decoder_layers": 1, "model.num_queries": 3}
+        ).model
     )
     generator = torch.Generator().manual_seed(0)
     outputs = {
@@ -77,15 +79,16 @@ def test_more_boxes_than_queries_matches_every_query():
 def test_two_half_batches_with_shared_normalizers_equal_the_whole(criterion):
     outputs, targets = golden_outputs(), reference.TARGETS["four_and_none"]
     whole = criterion(outputs, targets)
-    shared = criterion.normalizers(targets, 100)
+    layout = Layout(100)
+    shared = criterion.normalizers(targets, layout)
 
     def part(i: int) -> dict:
         cut = {k: outputs[k][i : i + 1] for k in ("pred_logits", "pred_boxes")}
         aux = [{k: v[i : i + 1] for k, v in layer.items()} for layer in outputs["aux_outputs"]]
-        return criterion({**cut, "aux_outputs": aux}, targets[i : i + 1], shared)
+        return criterion({**cut, "aux_outputs": aux}, targets[i : i + 1], layout, shared)
 
     halves = [part(0), part(1)]
-    assert criterion.names == list(whole) == list(halves[0])
+    assert criterion.names(layout) == list(whole) == list(halves[0])
     for key in whole:
         assert sum(h[key] for h in halves).item() == pytest.approx(whole[key].item(), rel=1e-5)
 

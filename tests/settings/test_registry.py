@@ -4,27 +4,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detrnb.model.attention import MultiheadAttention
+from detrnb.model.attention import DecoderSelfAttention, EncoderAttention
 from detrnb.model.detr import build_detr
 from detrnb.model.transformer import TransformerEncoder
 from detrnb.settings import registry
 from detrnb.settings.config import Config
-from detrnb.settings.registry import AttentionOptions, Options, Variant
+from detrnb.settings.registry import LayerOptions, Options, Variant
 
 
-class ScaledOptions(AttentionOptions):
+class ScaledOptions(LayerOptions):
     start: float = 0.5
 
 
-class ScaledAttention(MultiheadAttention):
+class ScaledAttention(EncoderAttention):
     """Attention times a learned number, which starts at `start`."""
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float, start: float) -> None:
+    def __init__(self, d_model: int, num_heads: int, dropout: float, *, start: float) -> None:
         super().__init__(d_model, num_heads, dropout)
         self.scale = nn.Parameter(torch.tensor(start))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
-        return self.scale * super().attend(q, k, v, padding_mask)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None) -> Tensor:
+        return self.scale * super().attend(q, k, v, unseen)
 
 
 class ReversedEncoder(TransformerEncoder):
@@ -37,13 +37,14 @@ class ReversedEncoder(TransformerEncoder):
 @pytest.fixture(autouse=True)
 def _two_variants(monkeypatch):
     monkeypatch.setattr(registry, "VARIANTS", dict(registry.VARIANTS))
-    monkeypatch.setattr("detrnb.settings.config.VARIANTS", registry.VARIANTS)
+    monkeypatch.setattr("detrnb.settings.model.VARIANTS", registry.VARIANTS)
     for name, part, target, options in (
         ("scaled", "encoder_attention", "ScaledAttention", ScaledOptions),
         ("scaled_too", "encoder_attention", "ScaledAttention", ScaledOptions),
         ("reversed", "encoder", "ReversedEncoder", Options),
     ):
-        registry.register(Variant(name, part, f"{__name__}:{target}", "for this test", options))
+        target = f"{__name__}:{target}"
+        registry.enter(Variant(name, {part: target}, "for this test", options))
 
 
 def test_joined_variants_replace_their_parts_with_their_options():
@@ -54,7 +55,7 @@ def test_joined_variants_replace_their_parts_with_their_options():
     assert isinstance(model.transformer.encoder, ReversedEncoder)
     for layer in model.transformer.encoder.layers:
         assert layer.self_attn.scale.item() == 0.25
-    assert type(model.transformer.decoder.layers[0].self_attn) is MultiheadAttention
+    assert type(model.transformer.decoder.layers[0].self_attn) is DecoderSelfAttention
 
 
 def test_a_variant_shares_the_baselines_initial_weights():
@@ -87,4 +88,4 @@ def test_unknown_options_are_refused():
 
 def test_names_register_once():
     with pytest.raises(ValueError, match="is taken"):
-        registry.register(Variant("detr", "encoder", "a:b", ""))
+        registry.enter(Variant("detr", {"encoder": "a:b"}))

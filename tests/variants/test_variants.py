@@ -9,7 +9,7 @@ from torch import nn
 from detrnb import VARIANTS, Config, build_criterion, build_detr, fit, load_run, load_weights
 from detrnb.model.detr import added_parameters
 from detrnb.runs.folder import RunFolder
-from detrnb.settings.registry import BASELINE, combinations, resolve
+from detrnb.settings import BASELINE, combinations, resolve
 from detrnb.training.prepare import build_optimizer
 
 NAMES = combinations()
@@ -224,4 +224,4 @@ def test_layers_option_says_where_attention_is_replaced():
         type(layer.self_attn).__name__
         for layer in build_detr(config.model).transformer.encoder.layers
     ]
-    assert kinds == ["EfficientAttention", "MultiheadAttention", "EfficientAttention"]
+    assert kinds == ["EfficientAttention", "EncoderAttention", "EfficientAttention"]
