@@ -3,19 +3,22 @@ VENV   ?= .venv
 # Once made, an environment stays with its interpreter; PYTHON=python3.12 names another.
 PYTHON ?= $(or $(wildcard $(VENV)/bin/python),python3)
 
-# The environment holds the dependencies only; the code is this checkout's.
+# Whatever the environment holds, the code is this checkout's.
 export PYTHONPATH := $(CURDIR)
 export PYTHONNOUSERSITE := 1
 
+# Each takes some 1.5 GB.
+TEST_PROCESSES ?= 2
+
 INTERPRETER = "$(VENV)/bin/python"
 
-.PHONY: help env workbook test browser study lab python
+.PHONY: help env workbook figures test browser study lab python
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
 	  while IFS='|' read -r target text; do printf '%-15s %s\n' "$$target" "$$text"; done
 
-env:  ## the Python environment, in .venv or VENV=elsewhere; the others make it as needed
+env:  ## .venv with the command detrnb, or VENV=elsewhere; the others make it as needed
 	@command -v "$(PYTHON)" >/dev/null || \
 	  { echo "there is no $(PYTHON) here; name one: make env PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c "import sys; v = tuple(sys.version_info[:3]); sys.exit(None if v >= (3, 11) \
@@ -23,17 +26,20 @@ env:  ## the Python environment, in .venv or VENV=elsewhere; the others make it 
 	@"$(PYTHON)" tools/environment.py "$(VENV)"
 
 workbook: env  ## run every notebook and write runs/workbook/index.html; SMOKE=1: in 2 to 3 minutes
-	@$(INTERPRETER) -m detrnb.workbook $(if $(filter-out 0,$(SMOKE)),--smoke)
+	@$(INTERPRETER) -m detrnb workbook $(if $(filter-out 0,$(SMOKE)),--smoke)
+
+figures: env  ## make workbook, and take its pictures over into figures/, to be committed
+	@$(INTERPRETER) -m detrnb workbook --figures
 
 test: env  ## ruff, then every test, each notebook in smoke mode among them
 	@$(INTERPRETER) -m ruff check --quiet .
-	@$(INTERPRETER) -m pytest
+	@$(INTERPRETER) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 browser: env  ## notebook 05 in a real JupyterLab, by keyboard; SMOKE=1: in about a minute
 	@$(INTERPRETER) tools/browser_check.py $(if $(filter-out 0,$(SMOKE)),--smoke)
 
 study: env  ## train every entry of the study with its seeds, for hours; goes on where it stopped
-	@$(INTERPRETER) -m detrnb.study
+	@$(INTERPRETER) -m detrnb study
 
 lab: env  ## JupyterLab in notebooks/
 	@$(INTERPRETER) -m jupyterlab --notebook-dir=notebooks

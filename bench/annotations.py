@@ -1,6 +1,6 @@
 """What reading and checking a data set of COCO's size takes: seconds and peak memory.
 
-    PYTHONPATH=$PWD $(make -s python) bench/annotations.py
+    python bench/annotations.py
 
 Each is done in a process of its own, on a generated file with 118,287 images and 860,001 polygons.
 What two workers of a loader add is the proportional memory (PSS) of all three processes, less that

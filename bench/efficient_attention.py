@@ -1,6 +1,6 @@
 """Efficient attention beside torch's fused dot-product attention, forward and backward.
 
-    PYTHONPATH=$PWD $(make -s python) bench/efficient_attention.py
+    python bench/efficient_attention.py
 
 Eight heads of 32 channels, one image, from 256 to 16,384 positions. Time as medians over turns;
 memory as the most that tensors take during forward and backward. The fused kernel does not form the

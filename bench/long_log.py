@@ -1,6 +1,6 @@
 """A log of 10,000 epochs, read into a table and drawn, beside pandas' own reader.
 
-    PYTHONPATH=$PWD $(make -s python) bench/long_log.py
+    python bench/long_log.py
 
 The lines are the journal's, of a DETR with six decoder layers: 93 keys, 44 MB in all. pandas is
 what the reference's `util/plot_utils.py` reads logs with; it stops at a torn last line.

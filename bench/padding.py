@@ -1,6 +1,6 @@
 """How many pixels of training's batches are padding, with and without batches by aspect ratio.
 
-    PYTHONPATH=$PWD $(make -s python) bench/padding.py [--annotations INSTANCES.json]
+    python bench/padding.py [--annotations INSTANCES.json]
 
 Sizes are drawn, with replacement, from those of the 38 COCO photographs in super-gradients'
 tests/data/tinycoco (commit e0ccacf), a small sample but not one chosen by size; or taken from an

@@ -1,6 +1,6 @@
 """Splitting attention by its spectrum, beside the same split through torch.linalg.svd.
 
-    PYTHONPATH=$PWD $(make -s python) bench/svd_split.py
+    python bench/svd_split.py
 
 Eight heads; 289 and 841 positions, as images of 544 and 928 pixels a side have at stride 32. Both
 sides give the attended values of both parts from the same matrices and values. Backward, `svd` is

@@ -1,6 +1,6 @@
 """What makes a training step fast, each beside what it replaces, in one run.
 
-    PYTHONPATH=$PWD $(make -s python) bench/training_step.py
+    python bench/training_step.py
 
 Ratios are of medians over alternating repeats, so that a noisy machine slows both sides alike.
 """

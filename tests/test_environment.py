@@ -38,6 +38,7 @@ PINS = {
 # Colab's own list for its GPU machines, 2026-08-19.
 COLAB = {
     "accelerate": "1.14.0",
+    "click": "8.4.1",
     "ipywidgets": "7.7.1",
     "matplotlib": "3.10.0",
     "mlxtend": "0.23.4",
@@ -154,14 +155,14 @@ def test_address_stands_once():
         assert set(found) <= {owner_and_name}, f"{name} names another address"
 
 
-def make(*arguments: str, path: Path | str = "") -> subprocess.CompletedProcess:
-    """Run make in the checkout, as if typed, with a folder before the others on PATH."""
+def make(*arguments: str, path: Path | str = "", at: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run make in a checkout, as if typed, with a folder before the others on PATH."""
     # A make that runs the tests hands its own flags and variables down.
     own = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV", "PYTHON", "SMOKE"}
     inherited = {name: value for name, value in os.environ.items() if name not in own}
     return subprocess.run(
         ["make", *arguments],
-        cwd=ROOT,
+        cwd=at,
         env=inherited | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -273,6 +274,41 @@ def test_environment_is_made_once_and_again_when_pins_change(tmp_path, capsys):
     assert f"-c {root / 'constraints.txt'} torch>=2.9" in calls[1]
     assert len(list(venv.glob(".detrnb-*"))) == 1
     assert capsys.readouterr().out == ""  # stdout belongs to `make -s python`
+
+
+def test_a_checkouts_own_environment_gets_the_package_and_a_shared_one_does_not(tmp_path):
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, root)
+    installed = f"lib/python3/site-packages/detrnb-{PROJECT['version']}.dist-info"
+    for venv, expected in ((root / ".venv", 1), (tmp_path / "shared", 0)):
+        calls = tmp_path / f"{venv.name}-calls"
+        script = f'echo "$@" >> {calls}\ncase "$*" in *-e*) mkdir -p {venv}/{installed};; esac'
+        fake_pip(venv, script)
+        environment.ensure(venv, root)
+        environment.ensure(venv, root)
+        editable = [line for line in calls.read_text().splitlines() if " -e " in line]
+        assert len(editable) == expected
+        assert all(f"--no-deps --no-build-isolation -e {root}" in line for line in editable)
+
+
+def test_two_clones_with_one_environment_each_run_their_own_code(tmp_path):
+    """What a shared environment holds are the dependencies; make says whose code runs."""
+    for name in ("one", "other"):
+        clone = tmp_path / name
+        (clone / "detrnb").mkdir(parents=True)
+        (clone / "detrnb" / "__init__.py").write_text("")
+        (clone / "detrnb" / "__main__.py").write_text(f"print('the code of {name}')")
+        shutil.copytree(ROOT / "tools", clone / "tools")
+        for file in ("Makefile", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / file, clone)
+    venv = tmp_path / "shared"
+    fake_pip(venv, f'exec {sys.executable} "$@"')
+    (venv / f".detrnb-{environment.environment_key(ROOT)}").touch()
+    for name in ("one", "other"):
+        done = make("study", f"VENV={venv}", at=tmp_path / name)
+        assert done.stdout == f"the code of {name}\n", done.stderr
 
 
 def test_running_versions_are_at_least_the_lower_bounds():

@@ -97,7 +97,7 @@ def sources_outside() -> dict[str, str]:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
         text = "\n".join("".join(cell["source"]) for cell in cells)
-        texts[path.name] = re.sub(r"^(\s*)%.*", r"\1pass", text, flags=re.MULTILINE)
+        texts[path.name] = re.sub(r"^(\s*)[%!].*", r"\1pass", text, flags=re.MULTILINE)
     return texts
 
 

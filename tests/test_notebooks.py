@@ -179,24 +179,37 @@ def test_notebook_runs_in_smoke_mode(source, checkout):
         for data in (result.get("data", {}) for result in cell.outputs):
             widget = "application/vnd.jupyter.widget-view+json" in data
             assert not widget or "image/png" in data, "readers without a kernel see nothing"
-    assert not (checkout / "figures").exists(), "a smoke run must not touch committed pictures"
+    kept = checkout / "runs" / "workbook" / "figures"
+    assert not kept.exists(), "a smoke run must not touch pictures that mean something"
 
 
 def test_readmes_loop_over_seeds_runs_as_written(checkout):
     readme = (ROOT / "README.md").read_text()
-    loop = re.search(r"```sh\n(PY=.*?)```", readme, re.DOTALL).group(1)
-    # As it stands, but with this interpreter, one seed, the package beside it, and small.
-    (checkout / "detrnb").symlink_to(ROOT / "detrnb", target_is_directory=True)
-    loop = loop.replace("$(make -s python)", sys.executable).replace("0 1 2", "5")
+    loop = re.search(r"```sh\n(for seed in .*?)```", readme, re.DOTALL).group(1)
+    # As it stands, but with this interpreter, one seed, and small.
+    loop = loop.replace("  papermill", f"  {sys.executable} -m papermill").replace("0 1 2", "5")
     loop = loop.replace("-p seed $seed", "-p seed $seed -p smoke True")
     (checkout / "runs").mkdir(exist_ok=True)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        ["sh", "-ec", loop], cwd=checkout, env=environment, capture_output=True, text=True
+        ["sh", "-ec", loop],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (checkout / "runs" / "01_seed5.ipynb").exists()
     assert list((checkout / "runs").glob("smoke-detr-s5-*/last.pt"))
+
+
+def test_copied_notebook_works_where_it_is_started(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    copied = shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", elsewhere)
+    run_notebook(Path(copied), tmp_path / "out.ipynb", {"smoke": True})
+    assert f"runs and data go to {elsewhere}" in (tmp_path / "out.ipynb").read_text()
+    assert (elsewhere / "data" / "smoke").is_dir() and (elsewhere / "runs" / "workbook").is_dir()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_comparison_takes_any_runs_with_no_edit(tmp_path):
@@ -206,6 +219,6 @@ def test_comparison_takes_any_runs_with_no_edit(tmp_path):
     run_notebook(root / "notebooks" / "07_compare_runs.ipynb", output, {"runs": runs})
     executed = output.read_text()
     assert "No verdicts: verdicts need two entries" in executed
-    assert (root / "figures" / "07_curves.png").exists()
+    assert (root / "runs" / "workbook" / "figures" / "07_curves.png").exists()
     numbers = (root / "runs" / "compare" / "numbers.csv").read_text()
     assert "\nadaptive_res_epoch0,0,val,AP," in numbers

@@ -1,8 +1,9 @@
 """Make the environment that the Makefile's targets run in: `environment.py VENV`.
 
-It holds the dependencies only. The Makefile puts the checkout on PYTHONPATH, so a second
-clone can share an environment and still import its own code. A stamp inside, named by the
-content of the pins, says that the environment is whole; changed pins bring it up to date.
+The checkout's own `.venv` also gets the package, editable, and with it the command `detrnb`. An
+environment anywhere else may be shared and holds the dependencies only: the Makefile puts the
+checkout on PYTHONPATH, so that each clone runs its own code. A stamp inside, named by the content
+of the pins, says that the environment is whole; changed pins bring it up to date.
 
 Uses the standard library alone: nothing is installed yet when it runs.
 """
@@ -118,6 +119,23 @@ def install(venv: Path, root: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def has_package(venv: Path, root: Path) -> bool:
+    """Whether the package is installed as far as it belongs there: a checkout's into its own."""
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    installed = list(venv.glob(f"lib/python*/site-packages/detrnb-{version}.dist-info"))
+    return venv != root / ".venv" or bool(installed)
+
+
+def install_package(venv: Path, root: Path) -> None:
+    """Install the checkout's package, editable and without dependencies, with the command."""
+    command = [venv / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+    # The pinned setuptools is there: nothing is downloaded.
+    command += ["--no-deps", "--no-build-isolation", "-e", root]
+    pip = subprocess.run(command, capture_output=True, text=True)
+    if pip.returncode:
+        sys.exit(f"pip could not install the package: {last_line(pip.stdout + pip.stderr)}")
+
+
 def tell(message: str) -> None:
     """Progress goes to stderr: stdout belongs to `make -s python`."""
     print(message, file=sys.stderr, flush=True)
@@ -131,7 +149,7 @@ def ensure(venv: Path, root: Path = ROOT) -> None:
         root: the checkout whose pins hold.
     """
     stamp = venv / f".detrnb-{environment_key(root)}"
-    if stamp.exists():
+    if stamp.exists() and has_package(venv, root):
         return
     try:
         venv.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +157,8 @@ def ensure(venv: Path, root: Path = ROOT) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once: the second one waits and finds it
             if not stamp.exists():
                 build(venv, root, stamp)
+            if not has_package(venv, root):
+                install_package(venv, root)
     except OSError as error:
         sys.exit(f"could not make the environment {venv}: {error}")
 

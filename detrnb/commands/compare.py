@@ -6,8 +6,10 @@ import click
 @click.command(no_args_is_help=True)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 def compare(runs: tuple[str, ...]) -> None:
-    """Compare runs: a table, an audit of the first against each other one, and verdicts where
-    entries have several seeds. A RUN is a run folder or the log file of any DETR-family code.
+    """Lay runs side by side: a table, an audit, verdicts.
+
+    The audit holds the first run against each other one; verdicts are given where entries have
+    several seeds. A RUN is a run folder or the log file of any DETR-family code.
 
     \b
       detrnb compare runs/toy-detr-s0-*/ runs/toy-adaptive_res-s0-*/

@@ -9,12 +9,13 @@ import click
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--images", is_flag=True, help="open every image")
 def data(paths: tuple[str, ...], images: bool) -> int:
-    """Check a data set: a folder laid out as COCO; or the folder of images and the annotation file
-    of each split in turn, training first.
+    """Check a data set before training on it.
 
-    Prints what each split holds and every fault, grouped and counted, with the first few by id and
-    file and what to do. Errors stop training, warnings do not; with an error the exit code is 1.
-    Boxes are counted against DETR's 100 queries; training does the same with its model's.
+    PATH is a folder laid out as COCO; or the folder of images and the annotation file of each split
+    in turn, training first. Prints what each split holds and every fault, grouped and counted, with
+    the first few by id and file and what to do. Errors stop training, warnings do not; with an
+    error the exit code is 1. Boxes are counted against DETR's 100 queries; training does the same
+    with its model's.
 
     \b
       detrnb data data/blood --images

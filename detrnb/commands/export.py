@@ -14,9 +14,10 @@ import click
     help="weights of the last epoch, or of the one with the best AP",
 )
 def export(run: str, to: str, checkpoint: str) -> None:
-    """Write a run's weights as safetensors, or its network as ONNX, which is compared with torch as
-    it is written. What a user needs to know lies in the file's metadata: classes, colours,
-    normalisation, sizes.
+    """Write a run's model for use elsewhere.
+
+    Weights as safetensors, or the network as ONNX, which is compared with torch as it is written.
+    What a user needs to know lies in the file's metadata: classes, colours, normalisation, sizes.
 
     \b
       detrnb export runs/NAME --to weights.safetensors

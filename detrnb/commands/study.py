@@ -6,9 +6,10 @@ import click
 @click.command()
 @click.option("--preset", default="toy", show_default=True, help="of the config")
 def study(preset: str) -> None:
-    """Train every entry of the study with its seeds, for hours; goes on where it was stopped.
+    """Train every run of the study, for hours.
 
-    What a verdict needs of each run is kept in data/study/PRESET/, small enough to commit.
+    Goes on where it was stopped. What a verdict needs of each run is kept in data/study/PRESET/,
+    small enough to commit.
 
     \b
       detrnb study

@@ -10,10 +10,10 @@ import click
 @click.option("--only", metavar="NN", help="beginning of a notebook's name")
 @click.option("--figures", is_flag=True, help="then renew the committed pictures in figures/")
 def workbook(smoke: bool, only: str | None, figures: bool) -> None:
-    """Run the notebooks in order, and write runs/workbook/index.html.
+    """Run the notebooks and make pages of them.
 
-    Each runs in a fresh kernel. Executed copies, pages that need no network for figures and tables,
-    and the notebooks' pictures lie in runs/workbook/.
+    In order, each in a fresh kernel. runs/workbook/ then holds executed copies, pages that need no
+    network for figures and tables, the notebooks' pictures, and index.html, the way in.
 
     \b
       detrnb workbook --smoke

@@ -241,7 +241,7 @@ def num_classes(config: ModelConfig) -> int:
     if config.num_classes is None:
         raise ValueError(
             "model.num_classes is None, which stands for as many as the training annotations have;"
-            " build from with_classes(config).model (in detrnb.datasets.splits), or give a number"
+            " build from with_classes(config).model (in detrnb.datasets), or give a number"
         )
     return config.num_classes
 

@@ -5,7 +5,15 @@ Every file of a run is written and read through this room.
 
 from detrnb.runs.folder import RunFolder, config_differences, run_name
 from detrnb.runs.home import project_root, save_figure
-from detrnb.runs.log import COCO_METRICS, is_over, log_table, parse_object, read_log
+from detrnb.runs.log import (
+    COCO_METRICS,
+    is_over,
+    last_run,
+    log_table,
+    parse_object,
+    read_log,
+    remarks,
+)
 from detrnb.runs.mirror import Mirror, bring_back
 from detrnb.runs.provenance import cpu_count, this_process
 from detrnb.runs.writing import write_whole
@@ -18,12 +26,14 @@ __all__ = [
     "config_differences",
     "cpu_count",
     "is_over",
+    "last_run",
     "log_table",
     "parse_object",
     "project_root",
     "this_process",
     "write_whole",
     "read_log",
+    "remarks",
     "run_name",
     "save_figure",
 ]

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from features import features_and_mask
 from scipy.stats import ttest_1samp
-from test_variants import features_and_mask
 
 from detrnb import Config, build_detr
 from detrnb.look.knock_outs import (

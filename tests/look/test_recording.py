@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from test_variants import NAMES, features_and_mask
+from features import features_and_mask
 
 from detrnb import Config, build_detr
 from detrnb.look.recording import attention_names, attention_of, record_attention
+from detrnb.settings import combinations
 from detrnb.variants.svd_split import BAND
 
-each_model = pytest.mark.parametrize("name", ["detr", *NAMES])
+each_model = pytest.mark.parametrize("name", ["detr", *combinations()])
 
 
 def model_of(name: str):

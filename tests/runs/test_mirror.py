@@ -7,6 +7,7 @@ import pytest
 from detrnb import Config, fit
 from detrnb.runs.folder import RunFolder
 from detrnb.runs.mirror import Mirror, bring_back, mirror_of
+from detrnb.runs.writing import copy_whole
 
 TINY = {
     "model.num_encoder_layers": 1,
@@ -28,8 +29,10 @@ def run(tmp_path, monkeypatch) -> RunFolder:
 
 
 def test_update_copies_what_changed(run, monkeypatch):
-    copied, copyfile = [], shutil.copyfile
-    monkeypatch.setattr(shutil, "copyfile", lambda a, b: (copied.append(a.name), copyfile(a, b)))
+    copied = []
+    monkeypatch.setattr(
+        "detrnb.runs.mirror.copy_whole", lambda a, b: (copied.append(a.name), copy_whole(a, b))
+    )
     mirror = Mirror(run)
     mirror.update()
     assert copied == ["config.json", "last.pt", "log.txt"]
@@ -48,11 +51,11 @@ def test_killed_copy_leaves_the_older_whole_file(run, monkeypatch):
     run.append_log({"epoch": 1})
 
     def killed(source, target):
-        target.write_bytes(source.read_bytes()[:3])
+        target.write(source.read(3))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfile", killed)
+        patch.setattr(shutil, "copyfileobj", killed)
         with pytest.raises(KeyboardInterrupt):
             mirror.update()
     assert (mirror.copy / "last.pt").read_bytes() == b"weights 1"
@@ -69,7 +72,7 @@ def test_training_goes_on_without_a_copy_that_fails(run, monkeypatch, capsys):
 
     mirror = Mirror(run)
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfile", disconnected)
+        patch.setattr("detrnb.runs.mirror.copy_whole", disconnected)
         mirror.update()
     assert "a-run was not copied to" in capsys.readouterr().out
     mirror.update()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from features import features_and_mask
 from torch import nn
 
 from detrnb import VARIANTS, Config, build_criterion, build_detr, fit, load_run, load_weights
@@ -15,15 +16,6 @@ from detrnb.training.prepare import build_optimizer
 NAMES = combinations()
 SINGLE = [name for name in NAMES if "+" not in name]
 each_variant = pytest.mark.parametrize("name", NAMES)
-
-
-def features_and_mask() -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of two images, the second smaller; its padding holds what must not be seen."""
-    torch.manual_seed(0)
-    mask = torch.zeros(2, 96, 128, dtype=torch.bool)
-    mask[1, 64:] = True
-    mask[1, :, 96:] = True
-    return torch.randn(2, 112, 6, 8), mask
 
 
 def test_pairs_of_encoder_and_attention_are_legal_and_others_not():
