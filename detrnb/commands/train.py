@@ -31,6 +31,9 @@ class Setting(click.ParamType):
 @click.option(
     "--resume", type=click.Choice(["auto", "never"]), default="auto", help="never: only a new run"
 )
+@click.option(
+    "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
+)
 @click.argument("settings", nargs=-1, type=Setting(), metavar="[KEY=VALUE]...")
 def train(
     preset: str,
@@ -38,6 +41,7 @@ def train(
     seed: int,
     name: str | None,
     resume: str,
+    variants: tuple[str, ...],
     settings: tuple[tuple[str, object], ...],
 ) -> None:
     """Train one run, or go on with it, into runs/.
@@ -48,14 +52,16 @@ def train(
 
     \b
       detrnb train --preset toy --variant svd_split train.epochs=3
+      detrnb train --preset toy --variants my_idea.py --variant my_idea
       torchrun --nproc-per-node 8 -m detrnb train --preset coco data.path=data/coco
 
     Under torchrun the processes train one run together; on several machines the folder that holds
     runs/ must be one that all of them share.
     """
-    from detrnb.settings import Config
+    from detrnb.settings import Config, load_variants
 
     try:
+        load_variants(variants)
         config = Config.preset(preset, variant=variant, seed=seed, overrides=dict(settings))
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -21,7 +21,8 @@ class SetCriterion(nn.Module):
 
     Each decoder layer is matched and judged by itself; names without a suffix are the last layer's,
     `_0`, `_1`, ... those of the layers before. One with another classification overrides
-    `num_logits`, `class_cost`, `class_losses`, `class_divisor`, `predicted`, `scores`, `meaning`.
+    `num_logits`, `class_cost`, `class_losses`, `class_divisor` and `least_divisor`, `predicted`,
+    `scores` and `meaning`.
 
     Args:
         num_classes: without no-object, whose index it is.
@@ -35,9 +36,11 @@ class SetCriterion(nn.Module):
         weight_dict: weight in the total of each loss of matched queries. A given match's loss has
             its plain loss's weight.
         meaning: what the logits are, in words.
+        least_divisor: of classification, for a batch that has nothing to divide by.
     """
 
     meaning = "pred_logits (B, queries, classes + 1), the last is no-object, softmax gives scores"
+    least_divisor = 0.0
 
     def __init__(
         self,
@@ -202,7 +205,9 @@ class SetCriterion(nn.Module):
         flat_logits = logits[:, :, :Q].reshape(L, B * Q, C)
         target_classes = torch.full((L, B * Q), self.num_classes, device=device)
         target_classes = target_classes.scatter(1, query, labels[target])
-        loss_ce = self.class_losses(flat_logits, target_classes).sum(1) / class_divisor
+        loss_ce = self.class_losses(flat_logits, target_classes).sum(1) / class_divisor.clamp(
+            min=self.least_divisor
+        )
         flat_boxes = boxes[:, :, :Q].reshape(L, B * Q, 4)
         loss_bbox, loss_giou = _box_losses(flat_boxes, query, target_boxes[target], num_boxes)
 

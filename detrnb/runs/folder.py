@@ -2,8 +2,9 @@
 
 ``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
 provenance.json, last.pt, best.pt and figures/; of a variant with parameters of its own also
-history.npz, these parameters before training and after each epoch; once it was evaluated on a split
-that nothing was tuned on, test.json.
+history.npz, these parameters before training and after each epoch, and of one that is not the
+package's its source in variants/; once it was evaluated on a split that nothing was tuned on,
+test.json.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class RunFolder:
         # Says how fast its config trains, measured beside others'.
         self.timing_path = self.path / "timing.json"
         self.figures = self.path / "figures"
+        self.variants = self.path / "variants"
 
     def create(self, config: Mapping[str, object]) -> RunFolder:
         """Make the folder and write config.json, replacing one that is there."""
@@ -82,6 +84,16 @@ class RunFolder:
     def keep_last_as_best(self) -> None:
         """Make best.pt a copy of last.pt."""
         copy_whole(self.last, self.best)
+
+    def write_variants(self, sources: Mapping[str, str]) -> None:
+        """Keep the source of variants that are not the package's, by name. It is never run."""
+        for name, text in sources.items():
+            self.variants.mkdir(exist_ok=True)
+            write_whole(self.variants / f"{name}.py", lambda file, t=text: file.write(t.encode()))
+
+    def read_variants(self) -> dict[str, str]:
+        """What ``write_variants`` kept, as text."""
+        return {file.stem: file.read_text() for file in sorted(self.variants.glob("*.py"))}
 
     def read_config(self) -> dict:
         """The settings of the run; a ValueError names a file that is missing or not JSON."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from detrnb.settings.registry import Variant
 
-_LIBRARIES = tuple(
-    {str(Path(sysconfig.get_path(p)).resolve()) for p in ("stdlib", "purelib", "platlib")}
-    | {str(Path(__file__).resolve().parents[1])}
+_LIBRARIES = (
+    *(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib")),
+    Path(__file__).resolve().parents[1],
 )
 
 
@@ -88,7 +88,8 @@ class _Collected:
         if isinstance(thing, types.ModuleType):
             if _is_own(thing.__name__):
                 self.missing.append(f"module {thing.__name__}, a file of yours")
-            self.imports.append(f"import {thing.__name__} as {name}")
+            alias = "" if thing.__name__ == name else f" as {name}"
+            self.imports.append(f"import {thing.__name__}{alias}")
         elif isinstance(thing, type | types.FunctionType) and _is_own(thing.__module__):
             self._definition(thing)
             if thing.__name__ not in (name, "<lambda>"):
@@ -142,7 +143,7 @@ def _is_own(module: str | None) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return module == "__main__"
-    return not str(Path(file).resolve()).startswith(_LIBRARIES)
+    return not any(Path(file).resolve().is_relative_to(folder) for folder in _LIBRARIES)
 
 
 def _scope(thing: type | types.FunctionType) -> Mapping[str, object]:

@@ -1,5 +1,6 @@
 """A run folder, opened: `load_run` rebuilds the model from its own config.json."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ from detrnb.runs import RunFolder, log_table, read_log
 from detrnb.settings import Config
 from detrnb.training.device import default_device, make_accelerator
 from detrnb.training.loop import Evaluation, evaluate
+from detrnb.training.sources import changed_sources, open_variants
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,24 @@ def evaluate_split(
     return evaluate(model, criterion, loader, accelerator)
 
 
-def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> Run:
+def load_run(
+    path: str | Path,
+    checkpoint: Literal["last", "best"] = "last",
+    *,
+    variants: Iterable[type | str | Path] = (),
+) -> Run:
     """Open a run folder; the model is rebuilt from its own config.json.
 
     Args:
         checkpoint: weights of the last epoch, or of the epoch with the best validation AP.
+        variants: a user's own that it was trained with: their classes, or files that register
+            them. Where they are not as they were trained, that is said.
 
     Raises:
-        ValueError: no run there, or no checkpoint in it.
+        ValueError: no run there, or no checkpoint in it; a variant that is not known here.
     """
     folder = RunFolder(path)
+    open_variants(folder, variants)
     config = Config.from_dict(folder.read_config())
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     weights = folder.last if checkpoint == "last" else folder.best
@@ -115,5 +125,7 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
             " is of another run"
         )
     kept = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+    for change in changed_sources(folder, config):
+        print(f"warning: {change}")
     model = model.place(default_device()).eval()
     return Run(folder.path, config, model, kept.get("classes"))

@@ -32,6 +32,7 @@ from detrnb.training.origin import origin
 from detrnb.training.prepare import Prepared, open_data, prepare
 from detrnb.training.probing import probe
 from detrnb.training.progress import Progress, duration
+from detrnb.training.sources import changed_sources, keep_sources, stated_sources
 
 PROBED_STEPS, PROBED_SHARE = 5, 0.01  # before training: at most so many, and this share of all
 HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
@@ -52,12 +53,20 @@ def _open_folder(folder: RunFolder, config: Config, resume: str) -> None:
                 f"{folder.path} holds a run of another config ({changes}). Give this one another"
                 f" name{start}; or delete that folder"
             )
+        changes = changed_sources(folder, config)
+        if changes:
+            raise ValueError(
+                f"{folder.path} holds another run: {'; '.join(changes)}. Give this one another"
+                " name, or delete that folder"
+            )
         if resume == "never":
             raise ValueError(
                 f"{folder.path} holds this run already and resume is 'never'; delete the folder to"
                 " start over, give another name, or resume='auto' to go on"
             )
     folder.create(settings)
+    for missing in keep_sources(folder, config):
+        print(f"warning: {missing}")
     folder.repair_log()
 
 
@@ -108,6 +117,8 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     config = from_main(partial(with_classes, config))
     # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
     stated = config.model_dump(mode="json", exclude_defaults=True)
+    own = stated_sources(config)
+    stated |= {"variants": own} if own else {}  # changed in its cell, it is another run
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
     folder = RunFolder(project_root() / "runs" / name)
     from_main(partial(bring_back, folder))
