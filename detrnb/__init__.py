@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from detrnb.datasets import open_split as open_split
+    from detrnb.loss import postprocess as postprocess
     from detrnb.model import build_criterion as build_criterion
     from detrnb.model import build_detr as build_detr
     from detrnb.model import load_weights as load_weights
-    from detrnb.model import postprocess as postprocess
     from detrnb.settings import VARIANTS as VARIANTS
     from detrnb.settings import Config as Config
+    from detrnb.settings import Variant as Variant
+    from detrnb.settings import register as register
+    from detrnb.settings import variant as variant
+    from detrnb.study import check_variant as check_variant
     from detrnb.training import fit as fit
     from detrnb.training import load_run as load_run
 
@@ -27,13 +31,17 @@ if TYPE_CHECKING:
 _DOORS = {
     "Config": "settings",
     "VARIANTS": "settings",
+    "Variant": "settings",
     "build_criterion": "model",
     "build_detr": "model",
+    "check_variant": "study",
     "fit": "training",
     "load_run": "training",
     "load_weights": "model",
     "open_split": "datasets",
-    "postprocess": "model",
+    "postprocess": "loss",
+    "register": "settings",
+    "variant": "settings",
 }
 
 __all__ = [*_DOORS]

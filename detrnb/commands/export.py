@@ -13,7 +13,10 @@ import click
     show_default=True,
     help="weights of the last epoch, or of the one with the best AP",
 )
-def export(run: str, to: str, checkpoint: str) -> None:
+@click.option(
+    "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
+)
+def export(run: str, to: str, checkpoint: str, variants: tuple[str, ...]) -> None:
     """Write a run's model for use elsewhere.
 
     Weights as safetensors, or the network as ONNX, which is compared with torch as it is written.
@@ -26,5 +29,5 @@ def export(run: str, to: str, checkpoint: str) -> None:
     from detrnb.exchange import export as write
     from detrnb.training import load_run
 
-    path = write(load_run(run, checkpoint), to)
+    path = write(load_run(run, checkpoint, variants=variants), to)
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

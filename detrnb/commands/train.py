@@ -33,6 +33,9 @@ class Setting(click.ParamType):
     "--resume", type=click.Choice(["auto", "never"]), default="auto", help="never: only a new run"
 )
 @click.option(
+    "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
+)
+@click.option(
     "--replay",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -47,6 +50,7 @@ def train(
     seed: int,
     name: str | None,
     resume: str,
+    variants: tuple[str, ...],
     replay: Path | None,
     settings: tuple[tuple[str, object], ...],
 ) -> None:
@@ -58,18 +62,24 @@ def train(
 
     \b
       detrnb train --preset toy --variant svd_split train.epochs=3
+      detrnb train --preset toy --variants my_idea.py --variant my_idea
       torchrun --nproc-per-node 8 -m detrnb train --preset coco data.path=data/coco
       detrnb train --replay runs/mine/nonfinite.pt
 
     Under torchrun the processes train one run together; on several machines the folder that holds
     runs/ must be one that all of them share.
     """
+    from detrnb.settings import Config, load_variants
+
+    try:
+        load_variants(variants)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if replay is not None:
         _replay(ctx, replay)
         return
     if preset is None:
         raise click.MissingParameter(param_hint="'--preset'", param_type="option")
-    from detrnb.settings import Config
 
     try:
         config = Config.preset(preset, variant=variant, seed=seed, overrides=dict(settings))

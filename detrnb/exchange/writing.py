@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from detrnb.datasets import class_names, open_split
 from detrnb.exchange.onnx import onnx_bytes
-from detrnb.model import TimmBody
+from detrnb.model import TimmBody, build_criterion
 from detrnb.runs import write_whole
 from detrnb.training import Run
 
@@ -20,9 +20,8 @@ _INPUTS = {
     + _PADDING,
     ".onnx": "images uint8 (B, 3, H, W), RGB, 0..255, normalised inside; " + _PADDING,
 }
-_OUTPUTS = (
-    "pred_logits (B, queries, classes + 1), the last is no-object, softmax gives scores;"
-    " pred_boxes (B, queries, 4): centre x, centre y, width, height as shares of the unpadded image"
+_BOXES = (
+    "pred_boxes (B, queries, 4): centre x, centre y, width, height as shares of the unpadded image"
 )
 
 
@@ -78,5 +77,5 @@ def _about(run: Run, inputs: str) -> dict[str, str]:
         "std": json.dumps(body.std),
         "short_side": json.dumps(data.eval_size),  # null: as the images are
         "max_long_side": json.dumps(data.max_size),
-        "output": _OUTPUTS,
+        "output": f"{build_criterion(run.config.model).meaning}; {_BOXES}",
     }

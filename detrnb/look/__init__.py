@@ -12,7 +12,13 @@ from detrnb.look.knock_outs import (
     kept_triplets,
     observations,
 )
-from detrnb.look.recording import Recording, attention_names, attention_of, record_attention
+from detrnb.look.recording import (
+    Recording,
+    attention_names,
+    attention_of,
+    record_attention,
+    unrecorded_names,
+)
 from detrnb.look.views import Subject, View, object_shares
 
 __all__ = [
@@ -33,4 +39,5 @@ __all__ = [
     "object_shares",
     "observations",
     "record_attention",
+    "unrecorded_names",
 ]

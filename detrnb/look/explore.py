@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from detrnb.look.views import Subject
+from detrnb.look.views import Subject, layer_of
 from detrnb.plots import plot_attention_from_point, plot_cross_attention, plot_query_attention
 from detrnb.runs import project_root
 from detrnb.training import load_run
@@ -77,16 +77,21 @@ class AttentionExplorer:
         image = self._source[1]
         file = image if isinstance(image, str) else ""
         models = list(dict.fromkeys([self.subject.name, *self._runs]))
-        layers = len(self.view.kinds["decoder cross"])
+        kinds = self.view.kinds
+        first = "decoder cross" if "decoder cross" in kinds else next(iter(kinds), None)
+        if first is None:
+            raise ValueError(f"no attention of {self.view.title.replace(chr(10), ', ')}")
+        layers = len(kinds[first])
         queries = self._queries()
-        row, column = self.view.cell(self.view.detections["boxes"][queries[0][1]])
+        surest = next(iter(self.view.found(0)))
+        row, column = self.view.cell(self.view.detections["boxes"][surest])
         self.model = _control(widgets.SelectionSlider, "model", options=models)
         self.image = _control(widgets.IntSlider, "image", max=self._last(self.subject))
         self.image.continuous_update = False  # each value on the way would run the model
         self.image.value = 0 if file else image
         self.file = _control(widgets.Text, "own image", value=file, continuous_update=False)
         self.file.placeholder = "path of a file, then Enter"
-        self.attention = _control(widgets.SelectionSlider, "attention", options=["decoder cross"])
+        self.attention = _control(widgets.SelectionSlider, "attention", options=[first])
         self.threshold = _control(widgets.FloatSlider, "score from", value=0.5, max=1.0, step=0.05)
         self.layer = _control(widgets.IntSlider, "layer", min=1, max=layers, value=layers)
         self.head = _control(widgets.IntSlider, "head", min=1)
@@ -167,25 +172,35 @@ class AttentionExplorer:
         return 0 if subject.dataset is None else len(subject.dataset) - 1
 
     def _queries(self) -> list[tuple[str, int]]:
-        """What the query control offers: every query with what it found, best first."""
-        return [(f"{query}: {what}", query) for query, what in self.view.found(0).items()]
+        """What the query control offers: queries with what they found, best first."""
+        return [(f"{query}: {what}", query) for query, what in self._found(0).items()]
+
+    def _found(self, threshold: float) -> dict[int, str]:
+        """Queries with at least this score, best first, and what they found."""
+        found = self.view.found(threshold)
+        return {query: found[place] for query, place in self.view.queries(threshold).items()}
 
     def _plot(self) -> Figure:
         view, kind = self.view, self.attention.value
         name, head = view.kinds[kind][self.layer.value - 1], self.head.value - 1
-        title = f"{view.title}\n{kind}, layer {self.layer.value}, head {self.head.value}"
-        found = view.found(self.threshold.value)
+        title = f"{view.title}\n{kind}, layer {layer_of(name)}, head {self.head.value}"
         boxes = view.detections["boxes"]
         if kind == "encoder self":
             point = self.row.value, self.column.value
             parts = {x: view.maps(name, x)[head][point] for x in view.recording.parts(name)}
             return plot_attention_from_point(
-                view.image, parts, point, boxes_xyxy=boxes[list(found)], title=title
+                view.image,
+                parts,
+                point,
+                boxes_xyxy=boxes[list(view.found(self.threshold.value))],
+                title=title,
             )
         query, maps = self.query.value, view.maps(name)[head]
         if kind == "decoder cross":
             maps, names = {f"query {query}": maps[query]}, [self.query.label]
-            return plot_cross_attention(view.image, maps, boxes[[query]], names=names, title=title)
+            box = boxes[[view.queries(0)[query]]]
+            return plot_cross_attention(view.image, maps, box, names=names, title=title)
+        found = self._found(self.threshold.value)
         return plot_query_attention({"": maps}, found, query=query, title=title)
 
 

@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from detrnb.boxes import cell_coverage, cxcywh_to_xyxy
 from detrnb.datasets import photographs_of
-from detrnb.look.recording import attention_names, attention_of
-from detrnb.model import DETR, MultiheadAttention
+from detrnb.look.recording import attention_of
+from detrnb.model import DETR, EncoderAttention
 from detrnb.variants.svd_split import Spectrum, spectrum
 
 Part = Literal["object", "context", "random object", "random context"]
@@ -179,22 +179,22 @@ def against_controls(energy: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis(["model", "layer", "difference"])
 
 
-class _PartAttention(MultiheadAttention):
+class _PartAttention(EncoderAttention):
     """An attention layer that applies only some of its matrix's singular triplets.
 
     With K the projector on their right vectors the value is A K V; where the layer has gates, its
     parts keep them.
     """
 
-    def __init__(self, layer: MultiheadAttention, part: Part, seed: int) -> None:
+    def __init__(self, layer: EncoderAttention, part: Part, seed: int) -> None:
         nn.Module.__init__(self)  # the layer's parameters are shared, none are made
         self.layer, self.part = layer, part
         self.generator = torch.Generator().manual_seed(seed)
 
-    def forward(
+    def look(
         self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None = None
     ) -> Tensor:
-        """As `MultiheadAttention.forward`, for self-attention without padding."""
+        """As `MultiheadAttention.look`, for self-attention without padding."""
         if padding_mask is not None and padding_mask.any():
             raise ValueError("one part of attention is kept for images without padding only")
         layer = self.layer
@@ -228,27 +228,34 @@ def keep_part(model: DETR, layers: Sequence[int], part: Part, seed: int = 0) -> 
     """
     if part not in PARTS:
         raise ValueError(f"part is {part!r}; expected one of {', '.join(PARTS)}")
-    known = attention_names(model)
-    encoder = model.transformer.encoder.layers
+    named = {getattr(module, "place_name", ""): module for module in model.modules()}
+    known = {name: module for name, module in named.items() if name.startswith("encoder")}
+    before = {}
     for layer in layers:
         attention = known.get(f"encoder.{layer}.self")
         if attention is None:
-            raise ValueError(f"no encoder layer {layer}; this model has 0 to {len(encoder) - 1}")
-        if type(attention).attend is not MultiheadAttention.attend and not hasattr(
-            attention, "object_gate"
-        ):
+            raise ValueError(f"no encoder layer {layer}; this model has 0 to {len(known) - 1}")
+        plain = getattr(type(attention), "attend", None) is EncoderAttention.attend
+        if not plain and not hasattr(attention, "object_gate"):
             raise ValueError(
                 f"encoder layer {layer} has {type(attention).__name__}; parts are taken of"
                 " dot-product attention, plain or split"
             )
-    before = {layer: encoder[layer].self_attn for layer in layers}
+        before[layer] = attention
+    paths = {module: path for path, module in model.named_modules()}
+    parents = {layer: paths[module].rpartition(".") for layer, module in before.items()}
+
+    def put(layer: int, attention: nn.Module) -> None:
+        parent, _, name = parents[layer]
+        setattr(model.get_submodule(parent), name, attention)
+
     try:
         for layer, attention in before.items():
-            encoder[layer].self_attn = _PartAttention(attention, part, seed + layer)
+            put(layer, _PartAttention(attention, part, seed + layer))
         yield
     finally:
         for layer, attention in before.items():
-            encoder[layer].self_attn = attention
+            put(layer, attention)
 
 
 def ap_of_parts(

@@ -2,6 +2,10 @@
 
 Nothing is computed or kept unless recording is on. While it is, a layer costs its matrix: B·N·S·S
 numbers for the encoder (three times that where attention is split), B·N·Q·S for the decoder.
+
+A part can be recorded if it has `record`, False until somebody asks, and then keeps in `recorded`
+either `attention` (B, N, Q, S), or the `points` (B, N, Q, P, 2) that it samples, x then y, shares
+of the whole padded map, with their `weights` (B, N, Q, P).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,17 +14,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from detrnb.model import DETR, MultiheadAttention
+from detrnb.model import DETR
 
 
-def attention_names(model: DETR) -> dict[str, MultiheadAttention]:
+def attention_names(model: DETR) -> dict[str, nn.Module]:
     """What can be recorded: `encoder.0.self`, ..., `decoder.0.self`, `decoder.0.cross`, ..."""
-    encoder, decoder = model.transformer.encoder.layers, model.transformer.decoder.layers
-    names = {f"encoder.{i}.self": layer.self_attn for i, layer in enumerate(encoder)}
-    for i, layer in enumerate(decoder):
-        names[f"decoder.{i}.self"] = layer.self_attn
-        names[f"decoder.{i}.cross"] = layer.multihead_attn
-    return names
+    found = {getattr(module, "place_name", None): module for module in model.modules()}
+    return {name: found[name] for name in model.attentions if hasattr(found.get(name), "record")}
+
+
+def unrecorded_names(model: DETR) -> tuple[str, ...]:
+    """Places that attend in a way that cannot be recorded."""
+    return tuple(name for name in model.attentions if name not in attention_names(model))
 
 
 class Recording:
@@ -28,10 +33,11 @@ class Recording:
 
     Attributes:
         names: what is recorded, in the model's order.
+        missing: places of the model that cannot be.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, names: Sequence[str], missing: Sequence[str] = ()) -> None:
+        self.names, self.missing = tuple(names), tuple(missing)
         self._recorded: dict[str, dict[str, Tensor]] = {}
         self._mask: Tensor | None = None
 
@@ -65,15 +71,31 @@ class Recording:
             raise ValueError(f"{name} has no part {part!r}; it has {', '.join(parts)}")
         if not 0 <= image < len(self._mask):
             raise ValueError(f"image {image} of a batch of {len(self._mask)}")
-        weights, valid = parts[part][image], ~self._mask[image]
+        weights, feature_map = parts[part][image], self._mask.shape[1:]
         if name.startswith("decoder") and name.endswith("self"):
             return weights
-        # Padding lies at the bottom and right, so that what is valid is a rectangle.
-        feature_map, H, W = valid.shape, int(valid.any(1).sum()), int(valid.any(0).sum())
+        H, W = self.grid(image)
         maps = weights.unflatten(-1, feature_map)[..., :H, :W]
         if name.startswith("encoder"):
             maps = maps.unflatten(1, feature_map)[:, :H, :W]
         return maps
+
+    def grid(self, image: int = 0) -> tuple[int, int]:
+        """Rows and columns of an image's feature map, without padding."""
+        # Padding lies at the bottom and right, so that what is valid is a rectangle.
+        valid = ~self._mask[image]
+        return int(valid.any(1).sum()), int(valid.any(0).sum())
+
+    def _keep(self, name: str, recorded: dict[str, Tensor]) -> None:
+        """Take what a part recorded; points become the weights of the cells that they sample."""
+        if not recorded:  # it has `record` and does nothing about it
+            self.names = tuple(other for other in self.names if other != name)
+            self.missing = tuple(dict.fromkeys((*self.missing, name)))
+            return
+        if "points" in recorded:
+            spread = _spread(recorded["points"], recorded["weights"], self._mask.shape[1:])
+            recorded = {"attention": spread}
+        self._recorded[name] = recorded
 
     def _find(self, name: str) -> dict[str, Tensor]:
         if name not in self._recorded:
@@ -102,11 +124,11 @@ def record_attention(model: DETR, names: Sequence[str] | None = None) -> Iterato
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"no attention {', '.join(unknown)}; this model has {', '.join(known)}")
-    recording = Recording(names)
+    recording = Recording(names, unrecorded_names(model))
 
     def keep(name: str) -> object:
-        def hook(module: MultiheadAttention, *_: object) -> None:
-            recording._recorded[name] = module.recorded
+        def hook(module: nn.Module, *_: object) -> None:
+            recording._keep(name, module.recorded)
 
         return hook
 
@@ -145,3 +167,23 @@ def attention_of(model: DETR, images: Tensor, names: Sequence[str] | None = None
     with record_attention(model, names) as recording:
         model(model.normalize(images, padding_mask), padding_mask)
     return recording
+
+
+def _spread(points: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The attention that sampling amounts to: what each cell weighs, (B, N, Q, H·W).
+
+    A point takes from the four cells around it bilinearly, nothing from outside the map.
+
+    Args:
+        points: (B, N, Q, P, 2); weights: (B, N, Q, P).
+    """
+    H, W = grid
+    x, y = points[..., 0] * W - 0.5, points[..., 1] * H - 0.5
+    cells = weights.new_zeros(*weights.shape[:3], H * W)
+    for row in (y.floor(), y.floor() + 1):
+        for column in (x.floor(), x.floor() + 1):
+            share = (1 - (y - row).abs()) * (1 - (x - column).abs())
+            inside = (row >= 0) & (row < H) & (column >= 0) & (column < W)
+            cell = row.clamp(0, H - 1) * W + column.clamp(0, W - 1)
+            cells.scatter_add_(-1, cell.long(), weights * share * inside)
+    return cells

@@ -20,7 +20,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from detrnb.boxes import box_iou, cell_coverage
 from detrnb.datasets import CocoDataset, EvalTransform, as_rgb, has_split, open_split
 from detrnb.look.recording import Recording, record_attention
-from detrnb.model import DETR, build_detr, load_weights, postprocess
+from detrnb.model import DETR, build_criterion, build_detr, load_weights
 from detrnb.runs import project_root
 from detrnb.settings import BASELINE, OFFICIAL, Config
 from detrnb.training import Evaluation, Run, default_device, evaluate_split
@@ -35,7 +35,8 @@ class View:
     Attributes:
         title: image and model, as pictures name them.
         image: (3, H, W) uint8, at the size at which the model saw it.
-        detections: `scores` (Q,), `labels` (Q,), `boxes` (Q, 4) xyxy in pixels of `image`, CPU.
+        detections: `scores` (n,), `labels` (n,), `boxes` (n, 4) xyxy in pixels of `image`, and the
+            `queries` (n,) that they come from, on the CPU. DETR's are all queries in order.
         class_names: label -> name.
         recording: every attention of the forward pass.
     """
@@ -47,13 +48,22 @@ class View:
     recording: Recording
 
     def found(self, threshold: float) -> dict[int, str]:
-        """Queries with at least this score, best first, and what they found: {15: "seven 0.95"}."""
+        """Detections with at least this score, best first, in words: {15: "seven 0.95"}."""
         scores, labels = self.detections["scores"], self.detections["labels"]
         return {
-            query: f"{self.class_names[labels[query]]} {scores[query]:.2f}"
-            for query in scores.argsort(descending=True).tolist()
-            if scores[query] >= threshold
+            place: f"{self.class_names[labels[place]]} {scores[place]:.2f}"
+            for place in scores.argsort(descending=True).tolist()
+            if scores[place] >= threshold
         }
+
+    def queries(self, threshold: float) -> dict[int, int]:
+        """Queries that found something with at least this score, best first: place of the detection
+        by query.
+        """
+        found: dict[int, int] = {}
+        for place in self.found(threshold):
+            found.setdefault(int(self.detections["queries"][place]), place)
+        return found
 
     @property
     def kinds(self) -> dict[Kind, list[str]]:
@@ -67,7 +77,7 @@ class View:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the feature map."""
-        return tuple(self.maps("decoder.0.cross").shape[-2:])
+        return self.recording.grid()
 
     def cell(self, box_xyxy: Tensor) -> tuple[int, int]:
         """Row and column of the feature map's cell under a box's centre, pixels."""
@@ -86,10 +96,24 @@ class View:
             `encoder self` (H, W, H, W), `decoder self` (Q, Q), `decoder cross` (Q, H, W) each.
         """
         return {
-            f"layer {layer}, head {head}": weights
-            for layer, name in enumerate(self.kinds[kind], start=1)
+            f"layer {layer_of(name)}, head {head}": weights
+            for name in self.kinds[kind]
             for head, weights in enumerate(self.maps(name), start=1)
         }
+
+
+def layer_of(name: str) -> int:
+    """The layer, from 1, of a recording such as `decoder.0.cross`."""
+    return int(name.split(".")[1]) + 1
+
+
+def _named(places: tuple[str, ...]) -> str:
+    """Places in words, such as `encoder self 1, 2`."""
+    kinds: dict[str, list[str]] = {}
+    for name in places:
+        side, _, kind = name.split(".")
+        kinds.setdefault(f"{side} {kind}", []).append(str(layer_of(name)))
+    return "; ".join(f"{kind} {', '.join(layers)}" for kind, layers in kinds.items())
 
 
 @dataclass(frozen=True)
@@ -173,9 +197,11 @@ class Subject:
         mask = torch.zeros(1, *pixels.shape[1:], dtype=torch.bool, device=device)
         with record_attention(self.model) as recording:
             outputs = self.model(self.model.normalize(images, mask), mask)
-        (detections,) = postprocess(outputs, torch.tensor([pixels.shape[1:]]))
+        criterion = build_criterion(self.config.model)
+        (detections,) = criterion.detections(outputs, torch.tensor([pixels.shape[1:]]))
+        missing = _named(recording.missing)
         return View(
-            f"{title} · {self.name}",
+            f"{title} · {self.name}" + (f"\ncannot be recorded: {missing}" if missing else ""),
             pixels,
             {name: values.cpu() for name, values in detections.items()},
             self.class_names,
@@ -237,19 +263,24 @@ def object_shares(view: View, threshold: float) -> pd.DataFrame:
         Columns `attention`, `layer` and `head` (from 1), `share` and `even`, 0 to 1. A detection
         without such cells or such others has no row.
     """
-    queries = list(view.found(threshold))
+    places = list(view.found(threshold))
     boxes, labels = view.detections["boxes"], view.detections["labels"]
-    coverage = cell_coverage(boxes[queries], tuple(view.image.shape[1:]), view.grid)
+    queries, everywhere = view.detections["queries"][places], view.detections["queries"]
+    coverage = cell_coverage(boxes[places], tuple(view.image.shape[1:]), view.grid)
     area, cells = coverage.mean((-2, -1)), (coverage >= 0.5).float()
-    same = box_iou(boxes[queries, None], boxes[None])[0] >= 0.5
-    same &= labels[queries, None] == labels
-    same[range(len(queries)), queries] = False
+    alike = box_iou(boxes[places, None], boxes[None])[0] >= 0.5
+    alike &= (labels[places, None] == labels) & (queries[:, None] != everywhere)
     rows = []
     for kind, names in view.kinds.items():
-        for layer, name in enumerate(names, start=1):
-            maps = view.maps(name)
+        for name in names:
+            maps, layer = view.maps(name), layer_of(name)
             if kind == "decoder self":
-                shares, even = (maps[:, queries] * same).sum(-1), same.float().mean(-1)
+                # Of the queries, each of which may have found several things.
+                same = torch.zeros(len(places), maps.shape[-1]).index_add(
+                    1, everywhere, alike + 0.0
+                )
+                same = same.clamp(max=1)
+                shares, even = (maps[:, queries] * same).sum(-1), same.mean(-1)
             elif kind == "decoder cross":
                 shares, even = (maps[:, queries] * coverage).sum((-2, -1)), area
             else:

@@ -1,6 +1,11 @@
 """DETR itself: backbone, transformer, heads; building it from settings, and weights into it."""
 
-from detrnb.model.attention import MultiheadAttention
+from detrnb.model.attention import (
+    DecoderCrossAttention,
+    DecoderSelfAttention,
+    EncoderAttention,
+    MultiheadAttention,
+)
 from detrnb.model.backbone import (
     Backbone,
     PositionEmbeddingSine,
@@ -8,24 +13,34 @@ from detrnb.model.backbone import (
     TimmBody,
     load_backbone_weights,
 )
-from detrnb.model.detr import DETR, added_parameters, build_criterion, build_detr, postprocess
-from detrnb.model.transformer import Transformer, TransformerEncoder
+from detrnb.model.detr import DETR, added_parameters, build_criterion, build_detr
+from detrnb.model.parts import FOR_ALL, ROWS, Row
+from detrnb.model.queries import LearnedQueries, Queries
+from detrnb.model.transformer import Transformer, TransformerDecoder, TransformerEncoder
 from detrnb.model.weights import LoadedWeights, load_weights
 
 __all__ = [
     "Backbone",
     "DETR",
+    "DecoderCrossAttention",
+    "DecoderSelfAttention",
+    "EncoderAttention",
+    "FOR_ALL",
+    "LearnedQueries",
     "LoadedWeights",
     "MultiheadAttention",
     "PositionEmbeddingSine",
+    "Queries",
+    "ROWS",
     "ResNetBody",
+    "Row",
     "TimmBody",
     "Transformer",
+    "TransformerDecoder",
     "TransformerEncoder",
     "added_parameters",
     "build_criterion",
     "build_detr",
     "load_backbone_weights",
     "load_weights",
-    "postprocess",
 ]

@@ -1,8 +1,14 @@
-"""Multi-head dot-product attention, batch first, with the parameter names of torch's own."""
+"""DETR's attentions: multi-head dot-product attention in the three places that attend.
+
+Batch first, with the parameter names of torch's own. A variant's attention may be any module with
+the calling contract of its place (parts.py); most override `attend` of one of these.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from detrnb.loss import at_least_float32
 
 
 class MultiheadAttention(nn.Module):
@@ -46,45 +52,122 @@ class MultiheadAttention(nn.Module):
             zip(self.in_proj_weight.split(sizes), self.in_proj_bias.split(sizes), strict=True)
         )
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None) -> Tensor:
         """Attended values (B, N, Q, d) of q (B, N, Q, d), k and v (B, N, S, d).
 
         This is what a variant of attention overrides.
+
+        Args:
+            unseen: what must not be looked at, True: padding (B, S), or query by key (1 or B, Q, S)
+                among queries.
         """
         dropout = self.dropout if self.training else 0.0
         if not self.record:
-            keep = None if padding_mask is None else ~padding_mask[:, None, None, :]
+            keep = None if unseen is None else ~_by_query(unseen)
             # On a CPU torch's fused kernel is many times slower backward in bf16 than in fp32
             # (bench/training_step.py), so bf16 stops at its door there.
             if q.device.type == "cpu":
                 with torch.autocast("cpu", enabled=False):
+                    q, k, v = (at_least_float32(x) for x in (q, k, v))
                     return F.scaled_dot_product_attention(
-                        q.float(), k.float(), v.float(), attn_mask=keep, dropout_p=dropout
+                        q, k, v, attn_mask=keep, dropout_p=dropout
                     )
             return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
-        weights = self.attention_weights(q, k, padding_mask)
+        weights = self.attention_weights(q, k, unseen)
         self.recorded = {"attention": weights.detach()}
         return F.dropout(weights, dropout) @ v
 
-    def attention_weights(self, q: Tensor, k: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """softmax(q kᵀ / √d) (B, N, Q, S) with padded keys left out, before dropout."""
+    def attention_weights(self, q: Tensor, k: Tensor, unseen: Tensor | None) -> Tensor:
+        """softmax(q kᵀ / √d) (B, N, Q, S) with what must not be seen left out, before dropout."""
         scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        if padding_mask is not None:
-            scores = scores.masked_fill(padding_mask[:, None, None, :], float("-inf"))
+        if unseen is not None:
+            scores = scores.masked_fill(_by_query(unseen), float("-inf"))
         return scores.softmax(dim=-1)
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None = None
+    def look(
+        self, query: Tensor, key: Tensor, value: Tensor, unseen: Tensor | None = None
     ) -> Tensor:
         """Attend from queries to keys.
 
         Args:
             query: (B, Q, D). Pass the same object as `key` for self-attention.
             key, value: (B, S, D).
-            padding_mask: (B, S) bool, True where a key is padding.
+            unseen: as for `attend`.
 
         Returns:
             (B, Q, D).
         """
-        attended = self.attend(*self.project(query, key, value), padding_mask)
+        attended = self.attend(*self.project(query, key, value), unseen)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class EncoderAttention(MultiheadAttention):
+    """DETR's `encoder_attention`: positions enter queries and keys, not values."""
+
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        padding_mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """x, pos (B, S, D), padding_mask (B, S) True on padding -> (B, S, D)."""
+        query = x + pos
+        return self.look(query, query, x, padding_mask)
+
+
+class DecoderSelfAttention(MultiheadAttention):
+    """DETR's `decoder_self_attention`: among the queries, whose positions are added as above."""
+
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor | None,
+        anchors: Tensor | None = None,
+        blocked: Tensor | None = None,
+    ) -> Tensor:
+        """content, position (B, Q', D), blocked (1 or B, Q', Q') -> (B, Q', D)."""
+        query = content + _given(position, self)
+        return self.look(query, query, content, blocked)
+
+
+class DecoderCrossAttention(MultiheadAttention):
+    """DETR's `decoder_cross_attention`: from the queries to the memory."""
+
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor | None,
+        anchors: Tensor | None,
+        memory: Tensor,
+        pos: Tensor,
+        padding_mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """content, position (B, Q', D), memory, pos (B, S, D) -> (B, Q', D)."""
+        query = content + _given(position, self)
+        return self.look(query, _keys(memory, pos), memory, padding_mask)
+
+
+def _by_query(unseen: Tensor) -> Tensor:
+    """Broadcast over heads, and padding over queries."""
+    return unseen[:, None, None, :] if unseen.ndim == 2 else unseen[:, None]
+
+
+def _given(position: Tensor | None, attention: nn.Module) -> Tensor:
+    """The queries' position; a ValueError where they bring none."""
+    if position is None:
+        raise ValueError(
+            f"{type(attention).__name__} needs queries with a position, and these bring none: the"
+            " part `queries` must give one, or the decoder's attention be one that makes its own"
+        )
+    return position
+
+
+def _keys(memory: Tensor, pos: Tensor) -> Tensor:
+    """memory + pos, added once for all layers that learn from it, whose gradients meet there."""
+    if not (torch.is_grad_enabled() and memory.requires_grad):
+        return memory + pos
+    if getattr(memory, "_keys", (None,))[0] is not pos:
+        memory._keys = pos, memory + pos
+    return memory._keys[1]

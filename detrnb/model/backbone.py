@@ -184,17 +184,33 @@ class PositionEmbeddingSine(nn.Module):
             (B, D, H, W) float32.
         """
         valid = (~padding_mask).to(torch.float32)
-        steps = torch.arange(self.num_features, dtype=torch.float32, device=padding_mask.device)
-        wavelength = self.temperature ** (2 * (steps // 2) / self.num_features)
         halves = []
         for dim in (1, 2):
             count = valid.cumsum(dim)
             last = count.narrow(dim, -1, 1)
-            angle = (count / (last + 1e-6) * 2 * math.pi)[..., None] / wavelength
-            halves.append(
-                torch.stack([angle[..., ::2].sin(), angle[..., 1::2].cos()], -1).flatten(3)
-            )
+            angle = count / (last + 1e-6) * 2 * math.pi
+            halves.append(_sines(angle, self.num_features, self.temperature))
         return torch.cat(halves, dim=3).permute(0, 3, 1, 2)
+
+
+def embed_points(points: Tensor, d_model: int, temperature: float) -> Tensor:
+    """What `PositionEmbeddingSine` gives a cell, for any points.
+
+    Args:
+        points: (..., 2), x then y, shares of the unpadded image.
+
+    Returns:
+        (..., D), the row's half first.
+    """
+    x, y = (points * 2 * math.pi).unbind(-1)
+    return torch.cat([_sines(angle, d_model // 2, temperature) for angle in (y, x)], -1)
+
+
+def _sines(angle: Tensor, num_features: int, temperature: float) -> Tensor:
+    """Sines and cosines, interleaved, of angles (...) at falling frequencies, (..., features)."""
+    steps = torch.arange(num_features, dtype=angle.dtype, device=angle.device)
+    angles = angle[..., None] / temperature ** (2 * (steps // 2) / num_features)
+    return torch.stack([angles[..., ::2].sin(), angles[..., 1::2].cos()], -1).flatten(-2)
 
 
 def _packaged_state() -> dict[str, Tensor]:

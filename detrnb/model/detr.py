@@ -1,22 +1,20 @@
-"""DETR: backbone, transformer and prediction heads; building, post-processing.
+"""DETR: backbone, transformer and prediction heads; building.
 
 Source: Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, and the reference's
 `models/detr.py`. Official checkpoints load with `strict=True`.
 """
 
-import importlib
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrnb.boxes import cxcywh_to_xyxy
-from detrnb.loss import HungarianMatcher, SetCriterion
+from detrnb.loss import Layout, Targets, at_least_float32
 from detrnb.model.attention import MultiheadAttention
 from detrnb.model.backbone import Backbone, PositionEmbeddingSine
-from detrnb.model.transformer import Transformer, TransformerEncoder
+from detrnb.model.parts import Places, num_classes, stream
+from detrnb.model.transformer import DecoderLayer, EncoderLayer, Transformer
 from detrnb.settings import ModelConfig, resolve
 
 
@@ -36,25 +34,34 @@ class MLP(nn.Module):
 
 
 class DETR(nn.Module):
-    """The detector. `build_detr` makes one from a config."""
+    """The detector. `build_detr` makes one from a config.
+
+    Attributes:
+        attentions: names of the places that attend, `encoder.0.self`, ..., `decoder.0.cross`, ...
+        rates: share of the learning rate of parameters that have one of their own, by name.
+        settings: what it was built from.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
         position_embedding: PositionEmbeddingSine,
         transformer: Transformer,
+        queries: nn.Module,
         d_model: int,
-        num_classes: int,
-        num_queries: int,
+        num_logits: int,
     ) -> None:
         super().__init__()
         # The reference joins network and position embedding in a Sequential; names follow it.
         self.backbone = nn.ModuleList([backbone, position_embedding])
         self.input_proj = nn.Conv2d(backbone.body.num_channels, d_model, kernel_size=1)
-        self.query_embed = nn.Embedding(num_queries, d_model)
+        self.query_embed = queries
         self.transformer = transformer
-        self.class_embed = nn.Linear(d_model, num_classes + 1)
+        self.class_embed = nn.Linear(d_model, num_logits)
         self.bbox_embed = MLP(d_model, 4)
+        self.attentions: tuple[str, ...] = ()
+        self.rates: dict[str, float] = {}
+        self.settings: ModelConfig | None = None
 
     def place(self, device: torch.device) -> "DETR":
         """Move to a device, the backbone's weights laid out as its images come (channels last)."""
@@ -70,8 +77,22 @@ class DETR(nn.Module):
         normalized = (images.float() / 255 - mean) / std
         return normalized.masked_fill(padding_mask[:, None], 0.0)
 
+    def layout(self, targets: Targets | None = None) -> Layout:
+        """How the queries of a pass on these targets are arranged, in the mode the model is in."""
+        return self.query_embed.layout(targets)
+
+    def box_offsets(self, hidden: Tensor) -> Tensor:
+        """The box head before the sigmoid: (..., D) -> (..., 4), float32 or better."""
+        # In bfloat16 a coordinate on a side of 1333 pixels is off by 0.9 on average; scores tie.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.bbox_embed(at_least_float32(hidden))
+
     def forward(
-        self, images: Tensor | None, padding_mask: Tensor, features: Tensor | None = None
+        self,
+        images: Tensor | None,
+        padding_mask: Tensor,
+        features: Tensor | None = None,
+        targets: Targets | None = None,
     ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
         """Detect objects.
 
@@ -79,10 +100,12 @@ class DETR(nn.Module):
             images: (B, 3, H, W) float, normalised. None where `features` are given.
             padding_mask: (B, H, W) bool, True on padding.
             features: (B, C, H/stride, W/stride), what the (frozen) backbone made of the images.
+            targets: in training, for queries that are made from them; without there are none.
 
         Returns:
-            `pred_logits` (B, Q, num_classes + 1), `pred_boxes` (B, Q, 4) cxcywh as shares of the
-            unpadded image, and `aux_outputs`: the same two of every earlier decoder layer.
+            `pred_logits` (B, Q', C), `pred_boxes` (B, Q', 4) cxcywh as shares of the unpadded
+            image, and `aux_outputs`: the same two of every earlier decoder layer. In evaluation Q'
+            is Q; C is what the criterion asks for.
         """
         backbone, position_embedding = self.backbone
         if features is None:
@@ -91,21 +114,30 @@ class DETR(nn.Module):
         mask = F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()
         src = self.input_proj(features)
         pos = position_embedding(mask).to(src.dtype)
-        decoded, _ = self.transformer(
+        hidden, anchors = self.transformer(
             src.flatten(2).transpose(1, 2),
-            mask.flatten(1),
-            self.query_embed.weight,
             pos.flatten(2).transpose(1, 2),
+            mask.flatten(1),
+            tuple(features.shape[-2:]),
+            self.query_embed(features.shape[0], self.layout(targets), targets),
+            self.box_offsets,
         )
-        # In bfloat16 a coordinate on a side of 1333 pixels is off by 0.9 on average; scores tie.
-        with torch.autocast(decoded.device.type, enabled=False):
-            decoded = decoded.float()
-            heads = self.class_embed(decoded), self.bbox_embed(decoded).sigmoid()
+        with torch.autocast(hidden.device.type, enabled=False):
+            heads = self.class_embed(at_least_float32(hidden)), self._boxes(hidden, anchors)
         layers = [
             {"pred_logits": logits, "pred_boxes": boxes}
             for logits, boxes in zip(*heads, strict=True)
         ]
         return {**layers[-1], "aux_outputs": layers[:-1]}
+
+    def _boxes(self, hidden: Tensor, anchors: list[Tensor] | None) -> Tensor:
+        """Boxes (L, B, Q', 4), relative to anchors where there are any."""
+        offsets = self.box_offsets(hidden)
+        if anchors is not None:
+            stacked = torch.stack(anchors)
+            size = stacked.shape[-1]
+            offsets = torch.cat([offsets[..., :size] + stacked, offsets[..., size:]], dim=-1)
+        return offsets.sigmoid()
 
 
 def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
@@ -116,67 +148,48 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
     equal initial weights in all others, and a model built twice is the same.
 
     Raises:
-        ValueError: unknown backbone or a stride it does not have; no number of classes.
+        ValueError: unknown backbone or a stride it does not have; no number of classes; a part
+            that its class does not fit.
     """
-    num_classes = _num_classes(config)
-    backbone = Backbone(config.backbone, config.stride, config.dilation, train_backbone)
-    model = DETR(
-        backbone,
-        PositionEmbeddingSine(config.d_model, config.position_temperature),
-        _build_transformer(config),
-        config.d_model,
-        num_classes,
-        config.num_queries,
-    )
+    model = assemble(config, train_backbone)
     _initialize(model, torch.initial_seed())
+    _start_heads(model, config)
     return model
 
 
-def _num_classes(config: ModelConfig) -> int:
-    """The number of classes; a ValueError where the data has yet to tell it."""
-    if config.num_classes is None:
-        raise ValueError(
-            "model.num_classes is None, which stands for as many as the training annotations have;"
-            " build from with_classes(config).model (in detrnb.datasets), or give a number"
-        )
-    return config.num_classes
+def assemble(config: ModelConfig, train_backbone: bool) -> DETR:
+    """The model as its classes make it, before its weights are drawn."""
+    places = Places(config)
+    model = DETR(
+        Backbone(config.backbone, config.stride, config.dilation, train_backbone),
+        PositionEmbeddingSine(config.d_model, config.position_temperature),
+        _build_transformer(config, places),
+        places.fill("queries", "query_embed"),
+        config.d_model,
+        build_criterion(config).num_logits(num_classes(config)),
+    )
+    model.attentions, model.rates, model.settings = places.attentions, places.rates(model), config
+    return model
 
 
-def _build_transformer(config: ModelConfig) -> Transformer:
-    """Encoder and decoder, with the variants' classes in the places of the parts they replace."""
-    variants = {variant.part: variant for variant in resolve(config.variant)}
+def _build_transformer(config: ModelConfig, places: Places) -> Transformer:
+    """Encoder and decoder, every place filled."""
+    sizes = (config.d_model, config.dim_feedforward, config.dropout, config.pre_norm)
 
-    def replacement(part: str, *args: object) -> nn.Module:
-        module, name = variants[part].target.split(":")
-        options = config.variant_options(variants[part].name)
-        if part == "encoder_attention":
-            del options["layers"]
-        return getattr(importlib.import_module(module), name)(*args, **options)
+    def encoder_layer(i: int) -> EncoderLayer:
+        path = f"transformer.encoder.layers.{i}.self_attn"
+        return EncoderLayer(places.fill("encoder_attention", path, layer=i), *sizes)
 
-    attention = variants.get("encoder_attention")
-    replaced = config.replaced_layers(attention.name) if attention else ()
-    sizes = (config.d_model, config.num_heads, config.dropout)
+    def decoder_layer(i: int) -> DecoderLayer:
+        path = f"transformer.decoder.layers.{i}"
+        among = places.fill("decoder_self_attention", f"{path}.self_attn", layer=i)
+        outward = places.fill("decoder_cross_attention", f"{path}.multihead_attn", layer=i)
+        return DecoderLayer(among, outward, *sizes)
 
-    def make_attention(layer: int) -> nn.Module:
-        if layer in replaced:
-            return replacement("encoder_attention", *sizes)
-        return MultiheadAttention(*sizes)
-
-    def make_encoder(layers: Sequence[nn.Module]) -> nn.Module:
-        if "encoder" in variants:
-            return replacement("encoder", layers, config.d_model, config.pre_norm)
-        return TransformerEncoder(layers, config.d_model, config.pre_norm)
-
+    layers = [encoder_layer(i) for i in range(config.num_encoder_layers)]
     return Transformer(
-        d_model=config.d_model,
-        num_heads=config.num_heads,
-        num_encoder_layers=config.num_encoder_layers,
-        num_decoder_layers=config.num_decoder_layers,
-        dim_feedforward=config.dim_feedforward,
-        dropout=config.dropout,
-        pre_norm=config.pre_norm,
-        make_attention=make_attention,
-        make_encoder=make_encoder,
+        places.fill("encoder", "transformer.encoder", layers=layers),
+        places.fill("decoder", "transformer.decoder", make_layer=decoder_layer),
     )
 
 
@@ -185,19 +198,23 @@ def _initialize(model: DETR, seed: int) -> None:
     """The reference's initialisation, each tensor from a stream named after it.
 
     Transformer: Xavier-uniform matrices, attention biases 0. Heads, projection and all other
-    biases: torch's defaults. Queries: N(0, 1). Norms, what a variant names in `added`, and
-    parameters that it holds itself rather than in a linear layer, stay as they were made.
+    biases: torch's defaults. Queries: N(0, 1). Norms, what a variant names in `added`, parameters
+    that it holds itself rather than in a linear layer, and modules with `own_init` stay as they
+    were made.
     """
     own = {name for _, _, names in added_parameters(model) for name in names}
 
     def draw(parameter: nn.Parameter, name: str, fill: Callable, *args: float) -> None:
         if name in own:
             return
-        generator = torch.Generator("cpu").manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
+        generator = torch.Generator("cpu").manual_seed(stream(seed, name))
         values = torch.empty(parameter.shape, device="cpu")
         parameter.copy_(fill(values, *args, generator=generator))
 
+    kept = [path for path, module in model.named_modules() if getattr(module, "own_init", False)]
     for path, module in model.named_modules():
+        if any(f"{path}.".startswith(f"{root}.") for root in kept):
+            continue
         if isinstance(module, MultiheadAttention):
             draw(module.in_proj_weight, path + ".in_proj_weight", nn.init.xavier_uniform_)
             nn.init.zeros_(module.in_proj_bias)
@@ -220,41 +237,41 @@ def _initialize(model: DETR, seed: int) -> None:
                 draw(module.bias, path + ".bias", nn.init.uniform_, -bound, bound)
 
 
-def build_criterion(config: ModelConfig) -> SetCriterion:
-    """The losses a config describes: `criterion(outputs, targets)`, `.weight_dict`."""
-    return SetCriterion(
-        HungarianMatcher(config.cost_class, config.cost_bbox, config.cost_giou),
-        _num_classes(config),
-        config.eos_coef,
-        {
+@torch.no_grad()
+def _start_heads(model: DETR, config: ModelConfig) -> None:
+    """Start heads as the variants' entries say."""
+    for variant in resolve(config.variant):
+        if "box" in variant.heads:
+            for parameter in model.bbox_embed.layers[-1].parameters():
+                parameter.fill_(variant.heads["box"])
+        if "class_bias" in variant.heads:
+            model.class_embed.bias.fill_(variant.heads["class_bias"])
+
+
+def build_criterion(config: ModelConfig) -> nn.Module:
+    """The losses a config describes: `criterion(outputs, targets, layout)`, `.detections(...)`.
+
+    Raises:
+        ValueError: it has parameters, which nothing would train.
+    """
+    criterion = Places(config).fill(
+        "criterion",
+        "criterion",
+        costs={"class": config.cost_class, "bbox": config.cost_bbox, "giou": config.cost_giou},
+        weights={
             "loss_ce": config.weight_ce,
             "loss_bbox": config.weight_bbox,
             "loss_giou": config.weight_giou,
         },
-        config.num_decoder_layers,
+        eos_coef=config.eos_coef,
     )
-
-
-@torch.no_grad()
-def postprocess(outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
-    """Detections in pixels (reference: models/detr.py, PostProcess). All queries are kept.
-
-    Args:
-        outputs: the model's dict.
-        sizes: (B, 2) height and width of each image in pixels.
-
-    Returns:
-        Per image `scores` (Q,), `labels` (Q,), the best class but no-object, and `boxes` (Q, 4)
-        xyxy in pixels.
-    """
-    scores, labels = outputs["pred_logits"].float().softmax(-1)[..., :-1].max(-1)
-    height, width = sizes.to(scores.device).unbind(1)
-    scale = torch.stack([width, height, width, height], dim=1)[:, None]
-    boxes = cxcywh_to_xyxy(outputs["pred_boxes"].float()) * scale
-    return [
-        {"scores": s, "labels": c, "boxes": b}
-        for s, c, b in zip(scores, labels, boxes, strict=True)
-    ]
+    learned = [name for name, _ in criterion.named_parameters()]
+    if learned:
+        raise ValueError(
+            f"{type(criterion).__name__} has parameters ({', '.join(learned)}), which no optimizer"
+            " trains: a criterion only judges"
+        )
+    return criterion
 
 
 def added_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, set[str]]]:

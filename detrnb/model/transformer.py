@@ -1,8 +1,8 @@
 """DETR's transformer: encoder over image features, decoder over object queries, batch first.
 
 Source: Carion et al., ECCV 2020, and the reference's `models/transformer.py`. Names of parameters
-are the reference's. Which attention and which encoder are used is handed in, so that a variant
-replaces a part without the rest knowing.
+are the reference's. Attentions, encoder and decoder are handed in, as parts.py fills their places,
+so that a variant replaces a part without the rest knowing.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn, stack
 
-from detrnb.model.attention import MultiheadAttention
+from detrnb.model.queries import Queries
 
 
 class _Layer(nn.Module):
@@ -43,17 +43,22 @@ class EncoderLayer(_Layer):
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
 
-    def attention_block(self, x: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """What the self-attention adds to x (B, S, D); positions enter queries and keys only."""
-        query = x + pos
-        return self.dropout(self.self_attn(query, query, x, padding_mask))
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        padding_mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """x, pos (B, S, D), padding_mask (B, S) True on padding, grid (H, W) -> (B, S, D)."""
 
-    def forward(self, x: Tensor, pos: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """x, pos (B, S, D), padding_mask (B, S) True on padding -> (B, S, D)."""
+        def attended(x: Tensor) -> Tensor:
+            return self.dropout(self.self_attn(x, pos, padding_mask, grid))
+
         if self.pre_norm:
-            x = x + self.attention_block(self.norm1(x), pos, padding_mask)
+            x = x + attended(self.norm1(x))
             return x + self.feedforward_block(self.norm2(x))
-        x = self.norm1(x + self.attention_block(x, pos, padding_mask))
+        x = self.norm1(x + attended(x))
         return self.norm2(x + self.feedforward_block(x))
 
 
@@ -65,10 +70,16 @@ class TransformerEncoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(d_model) if pre_norm else None
 
-    def forward(self, x: Tensor, pos: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """x, pos (B, S, D), padding_mask (B, S) -> memory (B, S, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        padding_mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """x, pos (B, S, D), padding_mask (B, S), grid (H, W) -> memory (B, S, D)."""
         for layer in self.layers:
-            x = layer(x, pos, padding_mask)
+            x = layer(x, pos, padding_mask, grid)
         return x if self.norm is None else self.norm(x)
 
 
@@ -76,104 +87,115 @@ class DecoderLayer(_Layer):
     """Self-attention among queries, attention to the memory, feed-forward network."""
 
     def __init__(
-        self, d_model: int, num_heads: int, dim_feedforward: int, dropout: float, pre_norm: bool
+        self,
+        self_attn: nn.Module,
+        multihead_attn: nn.Module,
+        d_model: int,
+        dim_feedforward: int,
+        dropout: float,
+        pre_norm: bool,
     ) -> None:
         super().__init__(d_model, dim_feedforward, dropout, pre_norm)
-        self.self_attn = MultiheadAttention(d_model, num_heads, dropout)
-        self.multihead_attn = MultiheadAttention(d_model, num_heads, dropout)
+        self.self_attn = self_attn
+        self.multihead_attn = multihead_attn
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.norm3 = nn.LayerNorm(d_model)
 
-    def self_attention_block(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """What attention among the queries adds to x (B, Q, D)."""
-        query = x + query_pos
-        return self.dropout(self.self_attn(query, query, x))
-
-    def cross_attention_block(
-        self, x: Tensor, query_pos: Tensor, memory: Tensor, key: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """What attention to the memory adds to x (B, Q, D); key is memory plus positions."""
-        return self.dropout(self.multihead_attn(x + query_pos, key, memory, mask))
-
     def forward(
-        self, x: Tensor, query_pos: Tensor, memory: Tensor, key: Tensor, mask: Tensor | None = None
+        self,
+        content: Tensor,
+        position: Tensor | None,
+        anchors: Tensor | None,
+        blocked: Tensor | None,
+        memory: Tensor,
+        pos: Tensor,
+        padding_mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Tensor:
-        """x, query_pos (B, Q, D), memory, key (B, S, D), mask (B, S) -> (B, Q, D)."""
+        """One layer's step.
+
+        Args:
+            content, position, anchors, blocked: as `Queries` has them.
+            memory, pos: (B, S, D); padding_mask: (B, S) True on padding; grid: (H, W).
+
+        Returns:
+            The new content (B, Q', D).
+        """
+
+        def among(x: Tensor) -> Tensor:
+            return self.dropout(self.self_attn(x, position, anchors, blocked))
+
+        def outward(x: Tensor) -> Tensor:
+            attended = self.multihead_attn(x, position, anchors, memory, pos, padding_mask, grid)
+            return self.dropout(attended)
+
+        x = content
         if self.pre_norm:
-            x = x + self.self_attention_block(self.norm1(x), query_pos)
-            x = x + self.cross_attention_block(self.norm2(x), query_pos, memory, key, mask)
+            x = x + among(self.norm1(x))
+            x = x + outward(self.norm2(x))
             return x + self.feedforward_block(self.norm3(x))
-        x = self.norm1(x + self.self_attention_block(x, query_pos))
-        x = self.norm2(x + self.cross_attention_block(x, query_pos, memory, key, mask))
+        x = self.norm1(x + among(x))
+        x = self.norm2(x + outward(x))
         return self.norm3(x + self.feedforward_block(x))
 
 
 class TransformerDecoder(nn.Module):
     """Layers one after another; every layer's output goes through the one shared norm."""
 
-    def __init__(self, layers: Sequence[nn.Module], d_model: int) -> None:
+    def __init__(
+        self, make_layer: Callable[[int], nn.Module], num_layers: int, d_model: int
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(make_layer(i) for i in range(num_layers))
         self.norm = nn.LayerNorm(d_model)
 
     def forward(
-        self, query_pos: Tensor, memory: Tensor, pos: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
-        """query_pos (B, Q, D), memory, pos (B, S, D), mask (B, S) -> (L, B, Q, D)."""
-        x = query_pos.new_zeros(query_pos.shape)
-        key = memory + pos
-        outputs = []
+        self,
+        queries: Queries,
+        memory: Tensor,
+        pos: Tensor,
+        padding_mask: Tensor | None,
+        grid: tuple[int, int],
+        box_head: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, list[Tensor] | None]:
+        """Hidden (L, B, Q', D), and the queries' anchors for each layer where they have any."""
+        x, outputs = queries.content, []
+        surroundings = (memory, pos, padding_mask, grid)
         for layer in self.layers:
-            x = layer(x, query_pos, memory, key, mask)
+            x = layer(x, queries.position, queries.anchors, queries.blocked, *surroundings)
             outputs.append(self.norm(x))
-        return stack(outputs)
+        anchors = None if queries.anchors is None else [queries.anchors] * len(outputs)
+        return stack(outputs), anchors
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder as DETR joins them.
+    """Encoder and decoder as DETR joins them."""
 
-    Args:
-        make_attention: given a layer's index, the self-attention of that encoder layer.
-        make_encoder: given the encoder layers, the encoder.
-    """
-
-    def __init__(
-        self,
-        *,
-        d_model: int,
-        num_heads: int,
-        num_encoder_layers: int,
-        num_decoder_layers: int,
-        dim_feedforward: int,
-        dropout: float,
-        pre_norm: bool,
-        make_attention: Callable[[int], nn.Module],
-        make_encoder: Callable[[Sequence[nn.Module]], nn.Module],
-    ) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        sizes = (dim_feedforward, dropout, pre_norm)
-        layers = [
-            EncoderLayer(make_attention(i), d_model, *sizes) for i in range(num_encoder_layers)
-        ]
-        self.encoder = make_encoder(layers)
-        self.decoder = TransformerDecoder(
-            [DecoderLayer(d_model, num_heads, *sizes) for _ in range(num_decoder_layers)], d_model
-        )
+        self.encoder, self.decoder = encoder, decoder
 
     def forward(
-        self, src: Tensor, padding_mask: Tensor | None, query_embed: Tensor, pos: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        src: Tensor,
+        pos: Tensor,
+        padding_mask: Tensor | None,
+        grid: tuple[int, int],
+        queries: Queries,
+        box_head: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, list[Tensor] | None]:
         """Encode the features and decode the queries.
 
         Args:
             src, pos: projected features and their position embedding (B, S, D).
             padding_mask: (B, S) bool, True on padding; None where nothing is padded.
-            query_embed: (Q, D), learned; the queries' position. Their content starts at 0.
+            grid: (H, W) of the feature map, S = H·W.
+            box_head: content (..., D) to offsets (..., 4) before the sigmoid.
 
         Returns:
-            Decoder output of each layer (L, B, Q, D) and the encoder's memory (B, S, D).
+            Decoder output of each layer (L, B, Q', D), and what each layer's boxes are relative
+            to, (B, Q', 2 or 4) before the sigmoid; None where to nothing.
         """
-        memory = self.encoder(src, pos, padding_mask)
-        query_pos = query_embed.expand(src.shape[0], -1, -1)
-        return self.decoder(query_pos, memory, pos, padding_mask), memory
+        memory = self.encoder(src, pos, padding_mask, grid)
+        return self.decoder(queries, memory, pos, padding_mask, grid, box_head)

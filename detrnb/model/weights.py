@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from detrnb.checkpoints import fetched, read_state
-from detrnb.model.detr import DETR, added_parameters
+from detrnb.model.detr import DETR, added_parameters, assemble
 from detrnb.runs import RunFolder, project_root
-from detrnb.settings import OFFICIAL
+from detrnb.settings import BASELINE, OFFICIAL
 
 _HEAD = ("class_embed.weight", "class_embed.bias")
 _QUERIES = "query_embed.weight"
@@ -25,9 +25,12 @@ class LoadedWeights:
         adapted: names of those of another number of classes (the head, which then stays as it was
             built) or of queries (of which as many are taken as both have), or deleted from the
             weights on purpose (they stay as they were built).
-        new: names of those that the weights lack because the variant adds them.
-        classes: in the weights, None where their head was deleted, and in the model.
-        queries: as `classes`.
+        new: names of those that the weights lack because the variant adds them, or has in another
+            shape.
+        left: names of the weights' tensors that the variant has no use for.
+        classes: in the weights, None where their head was deleted, and in the model. Of a variant
+            without no-object they are logits.
+        queries: as `classes`; None where the variant's queries are of another kind.
         notes: how the tensors were found in the file, in words, where that was not plain.
     """
 
@@ -35,8 +38,9 @@ class LoadedWeights:
     loaded: tuple[str, ...]
     adapted: tuple[str, ...]
     new: tuple[str, ...]
+    left: tuple[str, ...]
     classes: tuple[int | None, int]
-    queries: tuple[int | None, int]
+    queries: tuple[int | None, int] | None
     notes: tuple[str, ...] = ()
 
     @property
@@ -48,7 +52,7 @@ class LoadedWeights:
             changes.append(f"not in them, so new for {here} classes: {', '.join(_HEAD)}")
         elif there != here:
             changes.append(f"reset for {here} classes instead of {there}: {', '.join(_HEAD)}")
-        there, here = self.queries
+        there, here = self.queries or (0, 0)
         if there is None:
             changes.append(f"not in them, so {here} new queries: {_QUERIES}")
         elif there != here:
@@ -56,6 +60,8 @@ class LoadedWeights:
             changes.append(f"{_QUERIES}: the first {min(there, here)} of {there}{rest}")
         if self.new:
             changes.append(f"new to them: {', '.join(self.new)}")
+        if self.left:
+            changes.append(f"left out of them: {', '.join(self.left)}")
         return tuple(changes)
 
     def __str__(self) -> str:
@@ -67,11 +73,12 @@ class LoadedWeights:
 def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
     """Load weights into a model: official ones, a run's, another checkpoint's, a state dict's.
 
-    All tensors must be there in the model's shapes, with three exceptions. What a variant adds to
-    DETR is new; one with `starts_as_detr` in the registry then computes what that DETR computes.
-    The head stays as it was built where the number of classes differs, or where it was deleted from
-    the weights, as fine-tuning recipes have it. Where the number of queries differs, the first are
-    taken, as many as both have. Counters of batches, which frozen norms lack, are left out.
+    All tensors must be there in the model's shapes, with exceptions. Weights of DETR load into any
+    variant by name and shape: what it adds is new, what it has no use for is left; one with
+    `starts_as_detr` in the registry then computes what that DETR computes. The head stays as it was
+    built where the number of classes differs, or where it was deleted from the weights, as
+    fine-tuning recipes have it. Where the number of queries differs, the first are taken, as many
+    as both have. Counters of batches, which frozen norms lack, are left out.
 
     Args:
         origin: a name in `official.OFFICIAL`, or the path of a run folder (its best epoch) or a
@@ -90,16 +97,20 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
     state, notes = read_state(_file_of(str(origin)))
     ours = model.state_dict()
     state, left_out = _without_counters(state, ours)
-    deleted = {n for part in (_HEAD, (_QUERIES,)) if not {*part} & state.keys() for n in part}
     adding = {  # modules all of whose own parameters are absent
         prefix: (module, names)
         for prefix, module, names in added_parameters(model)
         if not names & state.keys()
     }
-    new = {name for _, names in adding.values() for name in names}
+    new, left = _beside_detr(model, ours, state)
+    new |= {name for _, names in adding.values() for name in names}
+    state = {name: tensor for name, tensor in state.items() if name not in left}
+    heads = [part for part in (_HEAD, (_QUERIES,)) if {*part} <= ours.keys() - new]
+    deleted = {n for part in heads if not {*part} & state.keys() for n in part}
     adapted = deleted | {
         name
-        for name in (*_HEAD, _QUERIES)
+        for part in heads
+        for name in part
         if name in state and _differ_in_number_only(ours[name], state[name])
     }
     faults = _faults(ours, state, new | adapted)
@@ -109,27 +120,57 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
             f"the weights {origin} do not fit this model: {'; '.join(faults)}. Build it from the"
             f" settings that they were trained with{settings}"
         )
+    loaded = tuple(name for name in ours if name not in new | adapted)
+    if not any(name.startswith("transformer.") for name in loaded):
+        raise ValueError(f"the weights {origin} fit nothing of this model's transformer")
+    no_object = len(ours[_HEAD[0]]) - model.settings.num_classes
     classes, queries = (
-        (None if name in deleted else len(state[name]) - no_object, len(ours[name]) - no_object)
-        for name, no_object in ((_HEAD[0], 1), (_QUERIES, 0))
+        (None if name in deleted else len(state[name]) - less, len(ours[name]) - less)
+        if {name} <= ours.keys() - new
+        else None
+        for name, less in ((_HEAD[0], no_object), (_QUERIES, 0))
     )
     notes = (*notes, *left_out, *_converted(ours, state))
     for name in adapted - deleted:
         kept = min(queries) if name == _QUERIES else 0
         state[name] = torch.cat([state[name][:kept], ours[name][kept:].cpu()])
-    state |= {name: ours[name] for name in deleted}
+    state = {**{name: ours[name] for name in deleted | new}, **state}
     for prefix, (module, _) in adding.items():
         module.start_as_detr(state, prefix)
     model.load_state_dict(state)
     return LoadedWeights(
         str(origin),
-        tuple(name for name in ours if name not in new | adapted),
+        loaded,
         tuple(name for name in ours if name in adapted),
         tuple(name for name in ours if name in new),
+        tuple(sorted(left)),
         classes,
         queries,
         notes,
     )
+
+
+def _beside_detr(
+    model: DETR, ours: dict[str, Tensor], theirs: dict[str, Tensor]
+) -> tuple[set[str], set[str]]:
+    """Of weights of DETR: what the model's variant has that they lack, and what it lacks.
+
+    Both are empty where the weights hold anything of the variant's own: then they are its, and all
+    must fit.
+    """
+    if model.settings.variant == BASELINE:
+        return set(), set()
+    plain = {"variant": BASELINE, "options": {}}
+    with torch.device("meta"):
+        detr = assemble(model.settings.model_copy(update=plain), False).state_dict()
+    if (ours.keys() - detr.keys()) & theirs.keys():
+        return set(), set()
+    other = {
+        name
+        for name in ours.keys() & detr.keys() & theirs.keys()
+        if ours[name].shape != detr[name].shape == theirs[name].shape and name not in _HEAD
+    }
+    return (ours.keys() - detr.keys()) | other, (theirs.keys() & detr.keys() - ours.keys()) | other
 
 
 def _without_counters(

@@ -26,7 +26,7 @@ from detrnb.runs.log import (
 )
 from detrnb.runs.mirror import Mirror, bring_back
 from detrnb.runs.provenance import cpu_count, this_process
-from detrnb.runs.source import hash_of_class, hash_of_file
+from detrnb.runs.source import hash_of_file, hash_of_text
 from detrnb.runs.writing import naming, remove_left_over, write_whole
 
 __all__ = [
@@ -40,8 +40,8 @@ __all__ = [
     "config_differences",
     "cpu_count",
     "data_differences",
-    "hash_of_class",
     "hash_of_file",
+    "hash_of_text",
     "is_over",
     "is_project",
     "last_run",

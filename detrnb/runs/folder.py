@@ -2,9 +2,9 @@
 
 ``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
 provenance.json, last.pt, best.pt and figures/; while it is trained, lock.json; of a variant with
-parameters of its own also history.npz, these parameters before training and after each epoch; once
-it was evaluated on a split that nothing was tuned on, test.json; of a run that diverged
-nonfinite.pt, the step that failed.
+parameters of its own also history.npz, these parameters before training and after each epoch, and
+of one that is not the package's its source in variants/; once it was evaluated on a split that
+nothing was tuned on, test.json; of a run that diverged nonfinite.pt, the step that failed.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class RunFolder:
         # Says how fast its config trains, measured beside others'.
         self.timing_path = self.path / "timing.json"
         self.figures = self.path / "figures"
+        self.variants = self.path / "variants"
         self.lock = RunLock(self.path)
 
     def create(self, config: Mapping[str, object]) -> RunFolder:
@@ -89,6 +90,16 @@ class RunFolder:
     def keep_last_as_best(self) -> None:
         """Make best.pt a copy of last.pt."""
         copy_whole(self.last, self.best)
+
+    def write_variants(self, sources: Mapping[str, str]) -> None:
+        """Keep the source of variants that are not the package's, by name. It is never run."""
+        for name, text in sources.items():
+            self.variants.mkdir(exist_ok=True)
+            write_whole(self.variants / f"{name}.py", lambda file, t=text: file.write(t.encode()))
+
+    def read_variants(self) -> dict[str, str]:
+        """What ``write_variants`` kept, as text."""
+        return {file.stem: file.read_text() for file in sorted(self.variants.glob("*.py"))}
 
     def read_config(self) -> dict:
         """The settings of the run; a ValueError names a file that is missing or not JSON."""

@@ -3,27 +3,33 @@
 No torch here. Other rooms take the values that they need from a Config's sections.
 """
 
+import detrnb.settings.builtin  # noqa: F401  enters the package's variants
 from detrnb.settings.config import (
     LEFT_TO_THE_DATA,
     Config,
     DataConfig,
-    ModelConfig,
     ToyConfig,
     TrainConfig,
 )
+from detrnb.settings.model import ModelConfig
 from detrnb.settings.official import OFFICIAL
+from detrnb.settings.own import asked_for, load_variants, own_sources, register, variant
 from detrnb.settings.planning import cautions, describe, planned, steps_per_epoch
 from detrnb.settings.presets import PRESETS
 from detrnb.settings.registry import (
     BASELINE,
+    ONCE_A_LAYER,
+    PARTS,
+    SIZES,
     VARIANTS,
     Options,
+    Part,
     Variant,
     combinations,
     nearest,
-    register,
     resolve,
 )
+from detrnb.settings.source import Source, differences, plain
 
 __all__ = [
     "BASELINE",
@@ -32,18 +38,29 @@ __all__ = [
     "LEFT_TO_THE_DATA",
     "ModelConfig",
     "OFFICIAL",
+    "ONCE_A_LAYER",
     "Options",
+    "PARTS",
     "PRESETS",
+    "Part",
+    "SIZES",
+    "Source",
     "ToyConfig",
     "TrainConfig",
     "VARIANTS",
     "Variant",
+    "asked_for",
     "cautions",
     "combinations",
     "describe",
+    "differences",
+    "load_variants",
     "nearest",
+    "own_sources",
+    "plain",
     "planned",
     "register",
     "resolve",
     "steps_per_epoch",
+    "variant",
 ]

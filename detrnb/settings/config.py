@@ -8,121 +8,16 @@ import copy
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from detrnb.settings.model import ModelConfig
 from detrnb.settings.official import OFFICIAL
 from detrnb.settings.presets import PRESETS
-from detrnb.settings.registry import BASELINE, VARIANTS, nearest, resolve
-
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Sizes = Annotated[tuple[Positive, ...], Field(min_length=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from detrnb.settings.registry import BASELINE, nearest
+from detrnb.settings.section import NonNegative, Positive, Rate, Section, Share, Sizes, Weight
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class ModelConfig(_Section):
-    """What is built. Defaults are the reference's for COCO (its main.py).
-
-    `options` holds settings of variants: `model.options.<variant>.<key>`.
-    """
-
-    variant: str = BASELINE
-    options: dict[str, dict[str, object]] = {}
-    num_classes: Positive | None = 91  # without no-object; None: as many as the data has
-    num_queries: Positive = 100
-    backbone: str = "resnet50"
-    backbone_weights: str = "imagenet"  # or 'none', or a path from the project's folder
-    stride: Positive = 32
-    dilation: bool = False
-    d_model: Positive = 256
-    num_heads: Positive = 8
-    num_encoder_layers: NonNegative = 6
-    num_decoder_layers: Positive = 6
-    dim_feedforward: Positive = 2048
-    dropout: Share = 0.1
-    pre_norm: bool = False
-    position_temperature: Rate = 10000.0  # of the sine position embedding
-    cost_class: Weight = 1.0
-    cost_bbox: Weight = 5.0
-    cost_giou: Weight = 2.0
-    weight_ce: Weight = 1.0
-    weight_bbox: Weight = 5.0
-    weight_giou: Weight = 2.0
-    eos_coef: Weight = 0.1
-
-    @model_validator(mode="after")
-    def _fits(self) -> "ModelConfig":
-        if self.d_model % self.num_heads or self.d_model % 4:
-            raise ValueError(
-                f"d_model {self.d_model} must be a multiple of num_heads ({self.num_heads})"
-                " and of 4 (sines and cosines of rows and columns)"
-            )
-        variants = {variant.name: variant for variant in resolve(self.variant)}
-        known = [name for name in VARIANTS if name != BASELINE]
-        for name in self.options:
-            if name not in known:
-                raise ValueError(
-                    f"options of unknown variant {name!r}; known: {', '.join(known)}"
-                    f"{nearest(name, known)}"
-                )
-            if name not in variants:
-                raise ValueError(
-                    f"options of {name!r} would do nothing: the variant is {self.variant!r}"
-                )
-        for name, variant in variants.items():
-            self.variant_options(name)
-            if not self.num_encoder_layers:
-                raise ValueError(f"{name!r} changes the encoder, which has no layers here")
-            if variant.part == "encoder_attention":
-                self.replaced_layers(name)
-        return self
-
-    def variant_options(self, name: str) -> dict[str, object]:
-        """A variant's options: its defaults with what was set here over them.
-
-        Raises:
-            ValueError: it has no such option, or the option no such value.
-        """
-        options = VARIANTS[name].options
-        try:
-            return options(**self.options.get(name, {})).model_dump()
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = str(first["loc"][0])
-            if first["type"] == "extra_forbidden":
-                known = ", ".join(options.model_fields) or "none"
-                hint = nearest(key, options.model_fields)
-                raise ValueError(
-                    f"variant {name!r} has no option {key!r}; it has {known}{hint}"
-                ) from None
-            raise ValueError(
-                f"options.{name}.{key}: {first['msg']}, found {first['input']!r}"
-            ) from None
-
-    def replaced_layers(self, name: str) -> frozenset[int]:
-        """Encoder layers, from 0, whose attention a variant replaces.
-
-        Raises:
-            ValueError: the encoder has no such layer, or one is named twice.
-        """
-        count = self.num_encoder_layers
-        layers = self.variant_options(name)["layers"]
-        chosen = range(count) if layers is None else [i + count if i < 0 else i for i in layers]
-        if not chosen or not set(chosen) <= set(range(count)) or len(set(chosen)) < len(chosen):
-            raise ValueError(
-                f"options.{name}.layers is {list(layers)}; expected one or more of the encoder's"
-                f" {count} layers, each once: 0 to {count - 1}, or -1 for the last"
-            )
-        return frozenset(chosen)
-
-
-class ToyConfig(_Section):
+class ToyConfig(Section):
     """The generated set of handwritten digits on photographs (datasets/toy.py)."""
 
     num_images: tuple[int, int, int] = (12000, 500, 1000)  # train, val, test
@@ -165,7 +60,7 @@ class ToyConfig(_Section):
         return self
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """What is trained and evaluated on: a folder laid out as COCO, or splits named one by one.
 
     `splits` says where a split's images and annotations lie, for instance
@@ -202,7 +97,7 @@ class DataConfig(_Section):
         return self
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """How it is trained. Defaults are the reference's (its main.py).
 
     `fit` plans `epochs`, `lr_drop` and `warmup` from the size of the data where they are None
@@ -231,7 +126,7 @@ class TrainConfig(_Section):
         return self.batch_size * self.accumulate * num_processes
 
 
-class Config(_Section):
+class Config(Section):
     """A run's settings; `Config.preset` makes one."""
 
     preset_name: str = "coco"

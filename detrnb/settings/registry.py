@@ -1,48 +1,59 @@
-"""The variants of DETR by name: which part each replaces, where its class lives, its options.
+"""The variants of DETR by name: which parts each replaces, where their classes live, its options.
 
-A variant is one file under `detrnb/variants/` and one entry here. Its file is imported only when a
-model with it is built.
+A variant of the package is one file under `detrnb/variants/` and one entry in `builtin.py`; its
+file is imported only when a model with it is built. One of a user's own is entered by
+`@variant(...)` or `register(...)` (own.py).
 """
 
 import itertools
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-Part = Literal["encoder", "encoder_attention"]
 BASELINE = "detr"
+Part = Literal[
+    "encoder_attention",
+    "encoder",
+    "queries",
+    "decoder_self_attention",
+    "decoder_cross_attention",
+    "decoder",
+    "criterion",
+]
+PARTS: tuple[Part, ...] = get_args(Part)
+# Parts that exist once a layer, and whose layers those are.
+ONCE_A_LAYER: dict[Part, Literal["encoder", "decoder"]] = {
+    "encoder_attention": "encoder",
+    "decoder_self_attention": "decoder",
+    "decoder_cross_attention": "decoder",
+}
+# What a class may ask for by name when it is made; no option bears such a name.
+SIZES = (
+    *("d_model", "num_heads", "dropout", "dim_feedforward", "num_layers", "num_queries"),
+    *("num_classes", "pre_norm", "layer", "anchor_size", "embed", "costs", "weights", "eos_coef"),
+    "make_layer",
+)
+HEADS = ("box", "class_bias")
 
 
 class Options(BaseModel):
-    """Settings of a variant with their defaults: keyword arguments of its class."""
+    """Settings of a variant with their defaults: keyword-only parameters of its classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AttentionOptions(Options):
-    """Settings of a variant that replaces the encoder's self-attention.
+class LayerOptions(Options):
+    """Settings of a variant that replaces parts of layers.
 
-    `layers` is read by `build_detr` and not passed on.
+    `layers` says which, and is not passed on; a variant that has parts in the layers of encoder and
+    decoder names `encoder_layers` and `decoder_layers` instead.
     """
 
     layers: tuple[int, ...] | None = None  # those replaced, from 0, -1 being the last; None: all
-
-
-class EfficientAttentionOptions(AttentionOptions):
-    """Settings of `efficient_attention`."""
-
-    query_softmax: Literal["channel", "position"] = "channel"  # the paper; or an ablation
-
-
-class SVDSplitOptions(AttentionOptions):
-    """Settings of `svd_split`."""
-
-    layers: tuple[int, ...] | None = (-1,)
-    solver: Literal["auto", "svd", "gram"] = "auto"
-    gradient: Literal["held", "exact"] = "held"  # the split a constant, or differentiated too
 
 
 @dataclass(frozen=True)
@@ -51,56 +62,85 @@ class Variant:
 
     Attributes:
         name: what users type.
-        part: what it replaces: `encoder` (a class called like `transformer.TransformerEncoder`) or
-            `encoder_attention` (a class called like `attention.MultiheadAttention`, once a layer).
-        target: import string `module:attribute` of that class.
+        parts: of each part that it replaces the class, or the import string `module:attribute` of
+            one; None where another of its parts makes it.
         summary: one line for tables.
         options: its settings.
         starts_as_detr: whether with DETR's weights it computes what DETR computes.
+        needs_encoder: whether it means nothing without encoder layers.
+        pre_norm: whether it goes with `model.pre_norm`.
+        heads: how heads start: `box`, value of the box head's last layer; `class_bias`, of every
+            bias of the class head.
+        rates: share of the learning rate for parameters of its parts under such a name.
+        unused: settings of the model that would do nothing with it.
     """
 
     name: str
-    part: Part
-    target: str
-    summary: str
+    parts: Mapping[Part, str | type | None]
+    summary: str = ""
     options: type[Options] = Options
     starts_as_detr: bool = True
+    needs_encoder: bool = False
+    pre_norm: bool = True
+    heads: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's, of a notebook or a script."""
+        return any(isinstance(target, type) for target in self.parts.values())
 
 
 VARIANTS: dict[str, Variant | None] = {BASELINE: None}
 
 
-def register(variant: Variant) -> None:
-    """Make a variant known by its name.
+def enter(variant: Variant) -> None:
+    """Make a variant known by its name; one of a user's own takes the place of an earlier one.
 
     Raises:
-        ValueError: the name is taken, or cannot be part of a run's name, or holds a `+`, which
-            joins names; there is no such part; target or options are not of the form they need.
+        ValueError: the name is the package's, or cannot be part of a run's name, or holds a `+`,
+            which joins names; it names no part, or one or a head that there is not; a target or the
+            options are not of the form they need.
     """
-    if variant.name in VARIANTS:
-        raise ValueError(f"variant name {variant.name!r} is taken; taken: {', '.join(VARIANTS)}")
-    if not re.fullmatch(r"\w[\w.-]*", variant.name):
+    name, known = variant.name, VARIANTS.get(variant.name)
+    if name in VARIANTS and not (known and known.is_own and variant.is_own):
+        raise ValueError(f"variant name {name!r} is taken; taken: {', '.join(VARIANTS)}")
+    if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(
-            f"variant name {variant.name!r} cannot be part of a run's name; use letters, digits,"
-            " ._- ('+' joins names)"
+            f"variant name {name!r} cannot be part of a run's name; use letters, digits, _-"
+            " ('+' joins names, '.' names options)"
         )
-    parts = get_args(Part)
-    if variant.part not in parts:
+    if not variant.parts:
+        raise ValueError(f"variant {name!r} replaces nothing; parts: {', '.join(PARTS)}")
+    for kind, given, possible in (("part", variant.parts, PARTS), ("head", variant.heads, HEADS)):
+        for key in given:
+            if key not in possible:
+                raise ValueError(
+                    f"variant {name!r}: no {kind} {key!r}{nearest(str(key), possible)}; there are"
+                    f" {', '.join(possible)}"
+                )
+    for part, target in variant.parts.items():
+        if isinstance(target, str) and not re.fullmatch(r"[\w.]+:\w+", target):
+            raise ValueError(
+                f"variant {name!r} has {target!r} for the {part}; expected 'module:attribute', a"
+                " class, or None where another of its parts makes it"
+            )
+    _layer_options(variant)
+    VARIANTS[name] = variant
+
+
+def _layer_options(variant: Variant) -> None:
+    """A ValueError where a part that exists once a layer lacks the option that chooses layers."""
+    replaced = {part for part, target in variant.parts.items() if target}
+    stacks = {ONCE_A_LAYER[part] for part in replaced if part in ONCE_A_LAYER}
+    names = ["layers"] if len(stacks) == 1 else [f"{stack}_layers" for stack in stacks]
+    lacking = [key for key in sorted(names) if key not in variant.options.model_fields]
+    if lacking:
         raise ValueError(
-            f"variant {variant.name!r} replaces {variant.part!r}, which nothing builds; parts are"
-            f" {', '.join(parts)}{nearest(variant.part, parts)}"
+            f"variant {variant.name!r} replaces parts of layers, and its options"
+            f" {variant.options.__name__} lack {', '.join(lacking)}; derive them from LayerOptions"
         )
-    if not re.fullmatch(r"[\w.]+:\w+", variant.target):
-        raise ValueError(
-            f"variant {variant.name!r} has the target {variant.target!r}; expected"
-            " 'module:attribute', such as '__main__:MyAttention'"
-        )
-    if variant.part == "encoder_attention" and "layers" not in variant.options.model_fields:
-        raise ValueError(
-            f"variant {variant.name!r} replaces the encoder's attention, once a layer, and its"
-            f" options {variant.options.__name__} lack `layers`; derive them from AttentionOptions"
-        )
-    VARIANTS[variant.name] = variant
 
 
 def nearest(name: str, known: object) -> str:
@@ -113,64 +153,44 @@ def resolve(name: str) -> tuple[Variant, ...]:
     """The variants that a name such as `adaptive_res+efficient_attention` joins; () for `detr`.
 
     Raises:
-        ValueError: a name is unknown or repeated, or two of them replace the same part.
+        ValueError: a name is unknown or repeated, or two of them replace the same part or start a
+            head differently.
     """
-    parts = name.split("+")
+    names = name.split("+")
     chosen: dict[str, Variant] = {}
-    for part_name in parts:
-        if part_name not in VARIANTS:
+    for one in names:
+        if one not in VARIANTS:
             raise ValueError(
-                f"unknown variant {part_name!r}; known: {', '.join(VARIANTS)}"
-                f" (join with '+'){nearest(part_name, VARIANTS)}"
+                f"unknown variant {one!r}; known: {', '.join(VARIANTS)}"
+                f" (join with '+'){nearest(one, VARIANTS)}"
             )
-        variant = VARIANTS[part_name]
+        variant = VARIANTS[one]
         if variant is None:
-            if len(parts) > 1:
+            if len(names) > 1:
                 raise ValueError(f"{name!r}: {BASELINE!r} is the baseline and joins with nothing")
             continue
-        if variant.part in chosen:
-            raise ValueError(
-                f"{name!r}: {chosen[variant.part].name!r} and {part_name!r} both replace the"
-                f" {variant.part}; name one of them"
-            )
-        chosen[variant.part] = variant
+        for clash in filter(None, (_clash(other, variant) for other in chosen.values())):
+            raise ValueError(f"{name!r}: {clash}; name one of them")
+        chosen[one] = variant
     return tuple(chosen.values())
 
 
+def _clash(first: Variant, second: Variant) -> str | None:
+    """Why two variants do not join."""
+    both = f"{first.name!r} and {second.name!r} both"
+    for part in PARTS:
+        if part in first.parts and part in second.parts:
+            return f"{both} replace the {part}"
+    for head in HEADS:
+        answers = {v.heads[head] for v in (first, second) if head in v.heads}
+        if len(answers) > 1:
+            return f"{both} say how the {head} of the heads starts, {answers}"
+    return None
+
+
 def combinations() -> list[str]:
-    """Every registered variant but the baseline, then every pair that may be joined."""
-    singles = [name for name in VARIANTS if name != BASELINE]
-    pairs = []
-    for first, second in itertools.combinations(singles, 2):
-        if VARIANTS[first].part != VARIANTS[second].part:
-            pairs.append(f"{first}+{second}")
-    return singles + pairs
-
-
-register(
-    Variant(
-        "adaptive_res",
-        "encoder",
-        "detrnb.variants.adaptive_res:AdaptiveResEncoder",
-        "the memory is a learned, channel-wise sum of all encoder layers",
-    )
-)
-register(
-    Variant(
-        "efficient_attention",
-        "encoder_attention",
-        "detrnb.variants.efficient_attention:EfficientAttention",
-        "encoder self-attention in time and memory linear in the number of positions",
-        EfficientAttentionOptions,
-        starts_as_detr=False,
-    )
-)
-register(
-    Variant(
-        "svd_split",
-        "encoder_attention",
-        "detrnb.variants.svd_split:SplitAttention",
-        "encoder self-attention split at its mean singular value, each part with a gate",
-        SVDSplitOptions,
-    )
-)
+    """Every variant of the package but the baseline, then every pair that may be joined."""
+    singles = [name for name, variant in VARIANTS.items() if variant and not variant.is_own]
+    pairs = itertools.combinations(singles, 2)
+    joined = [f"{a}+{b}" for a, b in pairs if not _clash(VARIANTS[a], VARIANTS[b])]
+    return singles + joined

@@ -1,7 +1,7 @@
 """The losses of a batch that processes and accumulated passes share out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from detrnb.datasets import Batch
-from detrnb.loss import NonFiniteError, SetCriterion, Targets
+from detrnb.loss import Layout, NonFiniteError, SetCriterion, Targets
 
 T = TypeVar("T")
 
@@ -33,8 +33,7 @@ class GlobalBatch:
     What is not finite in one process raises in all of them, so that none waits for another.
 
     Args:
-        targets: of this process, of all its passes; may be none.
-        num_queries: of the model.
+        passes: targets and layout of each of this process's; targets may be none.
         where: in the run, for the error.
         begun: what the passes begin with, which the error hands on.
     """
@@ -42,18 +41,18 @@ class GlobalBatch:
     def __init__(
         self,
         criterion: SetCriterion,
-        targets: Targets,
-        num_queries: int,
+        passes: Sequence[tuple[Targets, Layout]],
         accelerator: Accelerator,
         where: str,
         begun: dict,
     ) -> None:
         self.criterion, self.accelerator, self.where = criterion, accelerator, where
-        # Known before the first pass, since they follow from the targets.
-        self.normalizers = criterion.normalizers(targets, num_queries)
+        # Known before the first pass, since they follow from targets and layout.
+        parts = [criterion.normalizers(targets, layout) for targets, layout in passes]
+        self.normalizers = torch.stack(parts).sum(0)
         if accelerator.num_processes > 1:
-            self.normalizers = accelerator.reduce(self.normalizers, "sum")
-        self._values = dict.fromkeys(["loss", *criterion.names], 0.0)
+            self.normalizers = accelerator.reduce(self.normalizers.to(accelerator.device), "sum")
+        self._values = dict.fromkeys(["loss", *criterion.names(passes[0][1])], 0.0)
         self.begun = begun | {"normalizers": self.normalizers}
         self._failures: list[tuple[int, str, list[int]]] = []  # process, tensor, image ids
 
@@ -77,14 +76,14 @@ class GlobalBatch:
             self.fail(error, batch[-1])
             return None
 
-    def loss_share(self, outputs: dict, targets: Targets) -> Tensor:
+    def loss_share(self, outputs: dict, targets: Targets, layout: Layout) -> Tensor:
         """Predictions of one pass: their share of the batch's total loss.
 
         Raises:
             NonFiniteError: a prediction or loss is NaN or infinite. Names the last of them, which
                 is a single loss where the total is infinite because of it.
         """
-        losses = self.criterion(outputs, targets, self.normalizers)
+        losses = self.criterion(outputs, targets, layout, self.normalizers)
         loss = self.criterion.total(losses)
         # One copy to the host.
         numbers = torch.stack([loss, *losses.values()]).detach().tolist()

@@ -1,5 +1,6 @@
 """One epoch of training, and evaluation, with things that are ready; no settings, no folders."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,17 +15,23 @@ from torch.utils.data import Dataset
 
 from detrnb.datasets import Batch, CocoDataset, FeatureDataset
 from detrnb.loss import NonFiniteError, SetCriterion, Targets
-from detrnb.model import DETR, postprocess
+from detrnb.model import DETR
 from detrnb.training.device import device_name, from_main
 from detrnb.training.global_batch import GlobalBatch
 from detrnb.training.metrics import CocoMetrics, evaluate_coco, load_ground_truth
 
 
-def forward(model: nn.Module, core: DETR, inputs: Tensor, padding_mask: Tensor) -> dict:
+def forward(
+    model: nn.Module,
+    core: DETR,
+    inputs: Tensor,
+    padding_mask: Tensor,
+    targets: Targets | None = None,
+) -> dict:
     """Predictions for images (uint8) or for features computed earlier (any float)."""
     if inputs.dtype == torch.uint8:
-        return model(core.normalize(inputs, padding_mask), padding_mask)
-    return model(None, padding_mask, features=inputs)
+        return model(core.normalize(inputs, padding_mask), padding_mask, targets=targets)
+    return model(None, padding_mask, features=inputs, targets=targets)
 
 
 class _Averages:
@@ -46,11 +53,15 @@ class _Averages:
         return {n: total / counts[n] if counts[n] else math.nan for n, total in self.sums.items()}
 
 
-def _log_part(prefix: str, means: dict[str, float], weight_dict: dict[str, float]) -> dict:
-    """Means under the reference's keys, in its single-process order."""
+def _log_part(prefix: str, means: dict[str, float], weights: dict[str, float]) -> dict:
+    """Means under the reference's keys, in its single-process order.
+
+    Args:
+        weights: in the total, of the losses that are part of it.
+    """
     head = [name for name in ("lr", "class_error", "loss") if name in means]
     part = {name: means[name] for name in head}
-    part |= {name: weight * means[name] for name, weight in weight_dict.items()}
+    part |= {name: weight * means[name] for name, weight in weights.items()}
     part |= {f"{name}_unscaled": mean for name, mean in means.items() if name not in ("lr", "loss")}
     return {f"{prefix}_{name}": value for name, value in part.items()}
 
@@ -78,16 +89,16 @@ def _train_step(
     """
     core = accelerator.unwrap_model(model)
     batches = send_to_device(batches, accelerator.device)
-    targets = [target for *_, batch_targets in batches for target in batch_targets]
-    num_queries = core.query_embed.num_embeddings
+    passes = [(targets, core.layout(targets)) for *_, targets in batches]
     begun = _begun(batches, accelerator, training=True)
-    whole = GlobalBatch(criterion, targets, num_queries, accelerator, where, begun)
+    whole = GlobalBatch(criterion, passes, accelerator, where, begun)
 
     def loss_of(inputs: Tensor, padding_mask: Tensor, targets: Targets) -> Tensor:
         with accelerator.autocast():
-            outputs = forward(model, core, inputs, padding_mask)
+            outputs = forward(model, core, inputs, padding_mask, targets)
         # Gradients are averaged over processes, but shares add up.
-        return whole.loss_share(outputs, targets) * accelerator.num_processes
+        share = whole.loss_share(outputs, targets, core.layout(targets))
+        return share * accelerator.num_processes
 
     def add_gradient(*batch: object) -> None:
         accelerator.backward(loss_of(*batch))
@@ -102,6 +113,7 @@ def _train_step(
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(core.parameters(), clip_max_norm or math.inf).item()
     if not math.isfinite(norm) and not _may_overflow(accelerator):
+        targets = [target for batch_targets, _ in passes for target in batch_targets]
         whole.fail(NonFiniteError("gradient norm"), targets)
         whole.losses()
     optimizer.step()
@@ -135,6 +147,7 @@ def train_one_epoch(
     accelerator: Accelerator,
     epoch: int,
     *,
+    seed: int = 0,
     accumulate: int = 1,
     clip_max_norm: float = 0.0,
     rate_factor: Callable[[int], float] = lambda step: 1.0,
@@ -143,6 +156,7 @@ def train_one_epoch(
     """Train over the loader once.
 
     Args:
+        seed: of what parts draw at random for an image in an epoch (`draws` in its target).
         accumulate: batches of the loader a step.
         clip_max_norm: of the gradient; 0 for no clipping.
         rate_factor: what the groups' initial learning rates are multiplied by at a step, counted
@@ -165,12 +179,29 @@ def train_one_epoch(
             group["lr"] = group["initial_lr"] * factor
         rate = optimizer.param_groups[0]["lr"]
         where = f"at epoch {epoch + 1}, step {step + 1} (learning rate {rate:.2e})"
+        batches = [_with_draws(batch, seed, epoch) for batch in batches]
         losses = _train_step(
             model, criterion, batches, optimizer, accelerator, clip_max_norm, where
         )
         averages.add({"lr": rate, **losses})
         on_step(losses["loss"])
-    return _log_part("train", averages.means(), criterion.weight_dict)
+    means = averages.means()
+    return _log_part("train", means, criterion.weights_of(means))
+
+
+def _with_draws(batch: Batch, seed: int, epoch: int) -> Batch:
+    """The batch, each target with `draws`: an integer of its own for (seed, epoch, image id).
+
+    So what a part draws for an image depends on neither its batch nor processes nor resuming.
+    """
+    inputs, padding_mask, targets = batch
+
+    def draws(image_id: int) -> int:
+        digest = hashlib.blake2b(f"{seed} {epoch} {image_id}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) >> 1
+
+    # Not in place: data sets may hand out the same targets every epoch.
+    return inputs, padding_mask, [{**t, "draws": draws(t["image_id"])} for t in targets]
 
 
 @dataclass(frozen=True)
@@ -180,8 +211,9 @@ class Evaluation:
     Attributes:
         log: losses under the log's `test_` keys.
         metrics: COCO's 12 numbers and AP of each class.
-        detections: image id -> `scores` (Q,), `labels` (Q,), `category_ids` (Q,), `boxes` (Q, 4)
-            xyxy in pixels of the original image, on the CPU.
+        detections: image id -> `scores` (n,), `labels` (n,), `category_ids` (n,), `boxes` (n, 4)
+            xyxy in pixels of the original image, and the `queries` (n,) that they come from, on
+            the CPU.
     """
 
     log: dict[str, float]
@@ -210,25 +242,27 @@ def evaluate(
     """
     core = accelerator.unwrap_model(model)
     dataset = _annotated(loader.dataset)
-    num_queries = core.query_embed.num_embeddings
     averages, detections = _Averages(), {}
     model.eval()
+    layout = core.layout()
     steps = max(gather_object([len(loader)]))  # of the last batch some processes have no part
     for _, batch in zip_longest(range(steps), loader):
         batches = [] if batch is None else [send_to_device(batch, accelerator.device)]
         targets = [target for *_, batch_targets in batches for target in batch_targets]
         begun = _begun(batches, accelerator, training=False)
-        whole = GlobalBatch(criterion, targets, num_queries, accelerator, "in evaluation", begun)
+        passes = [(targets, layout)]
+        whole = GlobalBatch(criterion, passes, accelerator, "in evaluation", begun)
         predict = partial(_predict, core, accelerator, whole)
         predicted = [whole.attempt(predict, given) for given in batches]
         averages.add(whole.losses())
         for outputs in predicted:
-            for target, found in zip(targets, _detect(outputs, targets), strict=True):
+            for target, found in zip(targets, _detect(criterion, outputs, targets), strict=True):
                 found["category_ids"] = dataset.to_category_ids(found["labels"])
                 detections[target["image_id"]] = found
     detections = dict(sorted(gather_object([*detections.items()])))
     metrics = from_main(lambda: evaluate_coco(load_ground_truth(dataset), detections))
-    log = _log_part("test", averages.means(), criterion.weight_dict)
+    means = averages.means()
+    log = _log_part("test", means, criterion.weights_of(means))
     return Evaluation(log, metrics, detections)
 
 
@@ -243,14 +277,15 @@ def _predict(
     """Predictions, their losses added to the batch's."""
     with accelerator.autocast():
         outputs = forward(core, core, inputs, padding_mask)
-    whole.loss_share(outputs, targets)
+    whole.loss_share(outputs, targets, core.layout())
     return outputs
 
 
-def _detect(outputs: dict, targets: Targets) -> list[dict[str, Tensor]]:
+def _detect(criterion: SetCriterion, outputs: dict, targets: Targets) -> list[dict[str, Tensor]]:
     """Detections of each image, on the CPU."""
     sizes = torch.tensor([target["orig_size"] for target in targets])
     # To the host once a batch, not once an image.
     on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
     # Not views: they would take their whole batch along when processes exchange them.
-    return [{k: v.clone() for k, v in found.items()} for found in postprocess(on_host, sizes)]
+    found = criterion.detections(on_host, sizes)
+    return [{name: values.clone() for name, values in image.items()} for image in found]

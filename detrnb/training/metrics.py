@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -105,7 +106,7 @@ def box_spread(ground_truth: COCO, detections: Detections) -> dict[str, float]:
 
     Args:
         ground_truth: as `load_ground_truth` gives it.
-        detections: as for `evaluate_coco`, each image's in the order of the queries.
+        detections: as for `evaluate_coco`, with the `queries` (n,) that they come from.
 
     Returns:
         Standard deviations of the boxes' sides as shares of the image's, averaged: `queries` over
@@ -114,17 +115,24 @@ def box_spread(ground_truth: COCO, detections: Detections) -> dict[str, float]:
     Raises:
         ValueError: an image's record has no size.
     """
-    images = [ground_truth.imgs[i] for i in detections]
-    unsized = [image["id"] for image in images if "width" not in image]
+    unsized = [i for i in detections if "width" not in ground_truth.imgs[i]]
     if unsized:
         raise ValueError(
             f"{len(unsized)} images have no width and height on record, such as {unsized[0]}, which"
             " the spread of boxes is measured by; write them into the annotation file"
         )
-    sides = np.array([(image["width"], image["height"]) * 2 for image in images])
-    boxes = np.stack([np.asarray(found["boxes"]) for found in detections.values()])
-    shares = boxes / sides[:, None]
-    return {"queries": float(shares.std(1).mean()), "images": float(shares.std(0).mean())}
+    rows = []  # a query's detections in an image all have its box: one counts
+    for image_id, found in detections.items():
+        image = ground_truth.imgs[image_id]
+        shares = np.asarray(found["boxes"]) / ((image["width"], image["height"]) * 2)
+        table = pd.DataFrame(shares).assign(image=image_id, query=np.asarray(found["queries"]))
+        rows.append(table.drop_duplicates("query"))
+    sides = pd.concat(rows)
+    spread = {"queries": ("image", "query"), "images": ("query", "image")}
+    return {
+        name: float(sides.drop(columns=other).groupby(by).std(ddof=0).to_numpy().mean())
+        for name, (by, other) in spread.items()
+    }
 
 
 def _indexed(content: dict) -> COCO:

@@ -1,5 +1,6 @@
 """A run folder, opened: `load_run` rebuilds the model from its own config.json."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from detrnb.settings import Config
 from detrnb.training.device import default_device, make_accelerator, processes
 from detrnb.training.loop import Evaluation, evaluate
 from detrnb.training.origin import code_of, other_code
+from detrnb.training.sources import changed_sources, open_variants
 
 # What a run goes on from; `classes` is missing in runs of before these were kept.
 STATE = {"model", "optimizer", "scaler", "epoch", "train_line", "train_time_s"}
@@ -99,7 +101,12 @@ def evaluate_split(
     return evaluate(model, criterion, loader, accelerator)
 
 
-def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> Run:
+def load_run(
+    path: str | Path,
+    checkpoint: Literal["last", "best"] = "last",
+    *,
+    variants: Iterable[type | str | Path] = (),
+) -> Run:
     """Open a run folder; the model is rebuilt from its own config.json. Nothing is written.
 
     Where its code is not today's, that is said.
@@ -107,12 +114,15 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
     Args:
         path: from the current folder; where that has none, from the project's.
         checkpoint: weights of the last epoch, or of the epoch with the best validation AP.
+        variants: a user's own that it was trained with: their classes, or files that register
+            them. Where they are not as they were trained, that is said.
 
     Raises:
         ValueError: no run there, none of this version, or no sound checkpoint of it; says whether
-            the other one is.
+            the other one is. A variant that is not known here.
     """
     folder = RunFolder(located(path))
+    open_variants(folder, variants)
     config = Config.from_dict(read_settings(folder))
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     weights = folder.last if checkpoint == "last" else folder.best
@@ -126,9 +136,10 @@ def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> 
             f" is of another run{_other(folder, checkpoint)}"
         )
     kept = read_checkpoint(weights, mmap=True)
-    other = other_code(folder.read_provenance(), code_of(config))
-    if other and processes().is_main_process:
-        print(f"{folder.path.name}: {other}", flush=True)
+    other = [other_code(folder.read_provenance(), code_of(config))]
+    other += changed_sources(folder, config)
+    if any(other) and processes().is_main_process:
+        print(f"{folder.path.name}: {'; '.join(filter(None, other))}", flush=True)
     model = model.place(default_device()).eval()
     return Run(folder.path, config, model, kept.get("classes"))
 

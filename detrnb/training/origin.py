@@ -12,12 +12,12 @@ from detrnb.runs import (
     code_differences,
     config_differences,
     data_differences,
-    hash_of_class,
     hash_of_file,
+    hash_of_text,
     this_process,
     trained_by,
 )
-from detrnb.settings import Config, resolve
+from detrnb.settings import Config, own_sources, resolve
 from detrnb.training.device import device_name
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -45,13 +45,17 @@ def code_of(config: Config) -> dict[str, str | None]:
     """The hash of each file that computes what a config describes, as it stands now.
 
     Returns:
-        Path from the package, or of a variant from elsewhere its import string, to hash; None of a
-        class whose text Python did not keep.
+        Path from the package to hash; of a variant of a user's own that of its source in the run's
+        folder, None where Python did not keep it.
     """
     patterns = COMPUTING + (DRAWING if config.data.toy is not None else ())
     code = hashes(*patterns)
     for variant in resolve(config.model.variant):
-        code |= _code_of_class(variant.target)
+        for target in variant.parts.values():
+            if isinstance(target, str):
+                code |= _code_of_class(target)
+    for name, source in own_sources(config.model.variant).items():
+        code[f"variants/{name}.py"] = hash_of_text(source.text) if source.is_whole else None
     return code
 
 
@@ -65,12 +69,8 @@ def hashes(*patterns: str) -> dict[str, str]:
     }
 
 
-def _code_of_class(target: str) -> dict[str, str | None]:
-    name, _, attribute = target.partition(":")
-    module = import_module(name)
-    if name == "__main__" or not getattr(module, "__file__", None):
-        return {target: hash_of_class(getattr(module, attribute))}
-    file = Path(module.__file__).resolve()
+def _code_of_class(target: str) -> dict[str, str]:
+    file = Path(import_module(target.partition(":")[0]).__file__).resolve()
     key = file.relative_to(PACKAGE).as_posix() if file.is_relative_to(PACKAGE) else target
     return {key: hash_of_file(file)}
 

@@ -148,19 +148,19 @@ def rate_factor(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], flo
     return factor
 
 
-def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW in the reference's two groups: all but the backbone, then the backbone's part."""
-    groups = [
-        {
-            "params": [p for n, p in model.named_parameters() if wanted(n) and p.requires_grad],
-            "lr": rate,
-            "initial_lr": rate,
-        }
-        for wanted, rate in (
-            (lambda name: "backbone" not in name, train.lr),
-            (lambda name: "backbone" in name, train.lr_backbone),
-        )
-    ]
+def build_optimizer(model: DETR, train: TrainConfig) -> torch.optim.AdamW:
+    """AdamW in the reference's two groups, all but the backbone, then the backbone's part; after
+    them one for each rate that a variant has for parameters of its own.
+    """
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    shares = {name: model.rates.get(name, 1.0) for name in trained}
+    wanted = [("backbone" in n, shares[n]) for n in trained]
+    kinds = dict.fromkeys([(False, 1.0), (True, 1.0), *wanted])
+    groups = []
+    for kind in kinds:
+        rate = (train.lr_backbone if kind[0] else train.lr) * kind[1]
+        params = [p for p, other in zip(trained.values(), wanted, strict=True) if other == kind]
+        groups.append({"params": params, "lr": rate, "initial_lr": rate})
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], weight_decay=train.weight_decay, fused=True
     )

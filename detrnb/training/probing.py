@@ -67,6 +67,7 @@ def probe(ready: Prepared, config: Config, steps: int) -> Probe:
                 ready.optimizer,
                 ready.accelerator,
                 epoch=0,
+                seed=train.seed,
                 accumulate=train.accumulate,
                 clip_max_norm=train.clip_max_norm,
                 on_step=lambda loss: ends.append(time.perf_counter()),

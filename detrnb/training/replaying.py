@@ -78,19 +78,20 @@ def _first(model: DETR, config: Config, kept: dict, autocast: object) -> str | N
     criterion = build_criterion(config.model).to(device)
     for number, batch in enumerate(kept["batches"], start=1):
         inputs, padding_mask, targets = _to(batch, device)
+        used = targets if kept["training"] else None
         where = f"batch {number} of {len(kept['batches'])}"
         if inputs.is_floating_point() and not inputs.isfinite().all():
             return f"{where}: the features that go in are not finite"
         with _watched(model) as watch:
             try:
                 with autocast():
-                    outputs = forward(model, model, inputs, padding_mask)
+                    outputs = forward(model, model, inputs, padding_mask, used)
             except NonFiniteError as error:
                 return f"{where}: {watch.inside[-1]} refuses it: {error}"
             if watch.outputs:
                 return f"{where}: the output of {watch.outputs[0]} is not finite"
             try:
-                losses = criterion(outputs, targets, kept["normalizers"].to(device))
+                losses = criterion(outputs, targets, model.layout(used), kept["normalizers"])
             except NonFiniteError as error:
                 return f"{where}: the model's output is finite, but not the loss: {error}"
             wrong = [k for k, v in losses.items() if k != "class_error" and not v.isfinite()]

@@ -35,6 +35,7 @@ from detrnb.training.origin import origin
 from detrnb.training.prepare import Prepared, open_data, prepare
 from detrnb.training.probing import probe
 from detrnb.training.progress import Progress, duration
+from detrnb.training.sources import changed_sources, keep_sources, stated_sources
 
 PROBED_STEPS, PROBED_SHARE = 5, 0.01  # before training: at most so many, and this share of all
 HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
@@ -60,6 +61,12 @@ def _is_finished(folder: RunFolder, config: Config, resume: str) -> bool:
             f"{folder.path} holds a run of another config ({changes}). Give this one another"
             f" name{start}; or delete that folder"
         )
+    changes = changed_sources(folder, config)
+    if changes:
+        raise ValueError(
+            f"{folder.path} holds another run: {'; '.join(changes)}. Give this one another name, or"
+            " delete that folder"
+        )
     if resume == "never":
         raise ValueError(
             f"{folder.path} holds this run already and resume is 'never'; delete the folder to"
@@ -72,6 +79,8 @@ def _open_folder(folder: RunFolder, config: Config) -> None:
     """Make the run folder, or leave one that is there as its run began."""
     if not folder.config_path.exists():
         folder.create(config.model_dump(mode="json"))
+        for missing in keep_sources(folder, config):
+            print(f"warning: {missing}")
     folder.clean_up()
 
 
@@ -129,6 +138,8 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     config = from_main(partial(with_classes, config))
     # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
     stated = config.model_dump(mode="json", exclude_defaults=True)
+    own = stated_sources(config)
+    stated |= {"variants": own} if own else {}  # changed in its cell, it is another run
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
     folder = RunFolder(project_root() / "runs" / name)
     from_main(partial(bring_back, folder, resume))
@@ -235,6 +246,7 @@ def _train_epoch(
         ready.optimizer,
         accelerator,
         epoch,
+        seed=train.seed,
         accumulate=train.accumulate,
         clip_max_norm=train.clip_max_norm,
         rate_factor=ready.rate_factor,

@@ -38,11 +38,17 @@ class AdaptiveResEncoder(TransformerEncoder):
         with torch.no_grad():
             self.layer_weights[-1] = 1.0
 
-    def forward(self, x: Tensor, pos: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """x, pos (B, S, D), padding_mask (B, S) -> memory (B, S, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        padding_mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """x, pos (B, S, D), padding_mask (B, S), grid (H, W) -> memory (B, S, D)."""
         memory = 0.0
         for layer, weight in zip(self.layers, self.layer_weights, strict=True):
-            x = layer(x, pos, padding_mask)
+            x = layer(x, pos, padding_mask, grid)
             memory = memory + weight * self.norm(x)
         return memory
 

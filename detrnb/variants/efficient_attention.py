@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detrnb.model import MultiheadAttention
+from detrnb.model import EncoderAttention
 
 QuerySoftmax = Literal["channel", "position"]
 
@@ -80,22 +80,27 @@ def implied_attention(
     return q @ k.transpose(-2, -1)
 
 
-class EfficientAttention(MultiheadAttention):
+class EfficientAttention(EncoderAttention):
     """Efficient attention with the projections, heads and parameter names of dot-product attention.
 
     Attention dropout has no counterpart: there is no matrix of weights to drop from.
     """
 
     def __init__(
-        self, d_model: int, num_heads: int, dropout: float, query_softmax: QuerySoftmax
+        self,
+        d_model: int,
+        num_heads: int,
+        dropout: float,
+        *,
+        query_softmax: QuerySoftmax = "channel",
     ) -> None:
         super().__init__(d_model, num_heads, dropout)
         self.query_softmax = query_softmax
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None) -> Tensor:
         """Attended values (B, N, S, d) of q, k and v, all (B, N, S, d)."""
         if self.record:
             with torch.no_grad():
-                implied = implied_attention(q, k, padding_mask, self.query_softmax)
+                implied = implied_attention(q, k, unseen, self.query_softmax)
                 self.recorded = {"attention": implied}
-        return efficient_attention(q, k, v, padding_mask, self.query_softmax)
+        return efficient_attention(q, k, v, unseen, self.query_softmax)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrnb.loss import NonFiniteError
-from detrnb.model import MultiheadAttention
+from detrnb.model import EncoderAttention
 
 Solver = Literal["auto", "svd", "gram"]
 Gradient = Literal["held", "exact"]
@@ -265,7 +265,7 @@ def split_attention(
     return attention - context, context
 
 
-class SplitAttention(MultiheadAttention):
+class SplitAttention(EncoderAttention):
     """Dot-product attention whose object and context parts have a learned gate each, per head.
 
     The attended value is g_o · (A_o V) + g_c · (A_c V). All gates start at 1, so that it starts as
@@ -279,24 +279,30 @@ class SplitAttention(MultiheadAttention):
     added = ("object_gate", "context_gate")
 
     def __init__(
-        self, d_model: int, num_heads: int, dropout: float, solver: Solver, gradient: Gradient
+        self,
+        d_model: int,
+        num_heads: int,
+        dropout: float,
+        *,
+        solver: Solver = "auto",
+        gradient: Gradient = "held",
     ) -> None:
         super().__init__(d_model, num_heads, dropout)
         self.solver, self.gradient = solver, gradient
         self.object_gate = nn.Parameter(torch.ones(num_heads))
         self.context_gate = nn.Parameter(torch.ones(num_heads))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None) -> Tensor:
         """Attended values (B, N, S, d) of q, k and v, all (B, N, S, d)."""
         with _full_precision(q):
             dtype = torch.promote_types(q.dtype, torch.float32)
             q, k, v = (x.to(dtype) for x in (q, k, v))
-            weights = self.attention_weights(q, k, padding_mask)
+            weights = self.attention_weights(q, k, unseen)
             clean, counts = weights, None
-            if padding_mask is not None:
+            if unseen is not None:
                 # Columns of padding are 0 already; rows are removed by becoming so.
-                clean = weights.masked_fill(padding_mask[:, None, :, None], 0.0)
-                counts = (~padding_mask).sum(-1)[:, None].expand(weights.shape[:2])
+                clean = weights.masked_fill(unseen[:, None, :, None], 0.0)
+                counts = (~unseen).sum(-1)[:, None].expand(weights.shape[:2])
             split = spectrum(clean.detach(), self.solver, counts)
             if self.record:
                 self._keep(clean.detach(), split)

@@ -78,11 +78,11 @@ def test_parts_of_a_layer_add_up_to_its_attention(variant):
         attention.object_gate.uniform_(0.5, 2.0)
         attention.context_gate.uniform_(0.5, 2.0)
     x = torch.randn(2, 30, 32)
-    whole = attention(x, x, x)
+    whole = attention.look(x, x, x)
     attended = []
     for part in ("object", "context"):
         with keep_part(model, [2], part):
-            attended.append(model.transformer.encoder.layers[2].self_attn(x, x, x))
+            attended.append(model.transformer.encoder.layers[2].self_attn.look(x, x, x))
     bias = attention.out_proj.bias  # once in each
     torch.testing.assert_close(sum(attended) - bias, whole, atol=1e-5, rtol=1e-4)
 

@@ -135,6 +135,7 @@ def view_of(maps: dict[str, torch.Tensor], boxes: list[list[float]]) -> View:
         "scores": torch.tensor([0.6, 0.9, 0.2]),
         "labels": torch.tensor([0, 0, 0]),
         "boxes": torch.tensor(boxes),
+        "queries": torch.arange(3),
     }
     image = torch.zeros(3, 20, 40, dtype=torch.uint8)
     return View("image 1", image, detections, ("one",), recording)

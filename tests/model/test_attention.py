@@ -27,10 +27,10 @@ def test_agrees_with_torchs_multihead_attention(ours_and_torchs, self_attention)
     mask = torch.zeros(3, 7, dtype=torch.bool)
     mask[1, 4:] = True
     expected, weights = theirs(query, key, value, key_padding_mask=mask, average_attn_weights=False)
-    torch.testing.assert_close(ours(query, key, value, mask), expected)
+    torch.testing.assert_close(ours.look(query, key, value, mask), expected)
     assert not ours.recorded
     ours.record = True
-    torch.testing.assert_close(ours(query, key, value, mask), expected)
+    torch.testing.assert_close(ours.look(query, key, value, mask), expected)
     torch.testing.assert_close(ours.recorded["attention"], weights)
     assert ours.recorded["attention"][1, :, :, 4:].abs().max() == 0
 
@@ -38,7 +38,7 @@ def test_agrees_with_torchs_multihead_attention(ours_and_torchs, self_attention)
 def test_gradients_agree_with_torchs(ours_and_torchs):
     ours, theirs = ours_and_torchs
     x, y = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
-    ours(x, x, y).square().sum().backward()
+    ours.look(x, x, y).square().sum().backward()
     theirs(x, x, y)[0].square().sum().backward()
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
@@ -49,14 +49,14 @@ def test_dropout_acts_in_training_only():
     attention = MultiheadAttention(16, 2, dropout=0.5)
     nn.init.normal_(attention.in_proj_weight)
     x = torch.randn(2, 5, 16)
-    assert not torch.equal(attention(x, x, x), attention(x, x, x))
+    assert not torch.equal(attention.look(x, x, x), attention.look(x, x, x))
     attention.eval()
-    assert torch.equal(attention(x, x, x), attention(x, x, x))
+    assert torch.equal(attention.look(x, x, x), attention.look(x, x, x))
 
 
 def test_bf16_autocast_stays_near_float32(ours_and_torchs):
     ours, _ = ours_and_torchs
     x = torch.randn(2, 5, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        half = ours(x, x, x)
-    torch.testing.assert_close(half.float(), ours(x, x, x), atol=2e-2, rtol=2e-2)
+        half = ours.look(x, x, x)
+    torch.testing.assert_close(half.float(), ours.look(x, x, x), atol=2e-2, rtol=2e-2)

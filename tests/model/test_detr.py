@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from detrnb.model.detr import build_criterion, build_detr, postprocess
+from detrnb.loss import postprocess
+from detrnb.model.detr import build_criterion, build_detr
 from detrnb.settings.config import Config
 from detrnb.settings.registry import VARIANTS
 from detrnb.training.prepare import build_optimizer

@@ -1,10 +1,8 @@
 """Hashes of source: what is computed decides, not how it is written down."""
 
-import importlib.util
-
 import pytest
 
-from detrnb.runs.source import hash_of_class, hash_of_file
+from detrnb.runs.source import hash_of_file
 
 CODE = '''"""What it is for."""
 import math
@@ -65,14 +63,3 @@ def test_nothing_is_not_none(tmp_path):
     assert written(tmp_path, "x = None") != written(tmp_path, "x = ()")
     assert written(tmp_path, "def f():\n    return") != written(tmp_path, "def f():\n    return 0")
     assert written(tmp_path, "f(*a)") != written(tmp_path, "f(**a)")
-
-
-def test_class_without_a_file_of_its_own_is_hashed_by_its_text(tmp_path):
-    written(tmp_path, CODE)
-    spec = importlib.util.spec_from_file_location("part", tmp_path / "part.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    inside = {}
-    exec("class Part:\n    size = 3", inside)  # as by `python -c`
-    assert hash_of_class(inside["Part"]) is None
-    assert len(hash_of_class(module.Part)) == 12

@@ -4,30 +4,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detrnb.model.attention import MultiheadAttention
+from detrnb.model.attention import DecoderSelfAttention, EncoderAttention
 from detrnb.model.detr import build_detr
 from detrnb.model.transformer import TransformerEncoder
 from detrnb.settings import registry
 from detrnb.settings.config import Config
-from detrnb.settings.registry import AttentionOptions, Options, Variant
+from detrnb.settings.registry import LayerOptions, Options, Variant
 
 
-class ScaledOptions(AttentionOptions):
+class ScaledOptions(LayerOptions):
     start: float = 0.5
 
 
-class ScaledAttention(MultiheadAttention):
+class ScaledAttention(EncoderAttention):
     """Attention times a learned number, which starts at `start`."""
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float, start: float) -> None:
+    def __init__(self, d_model: int, num_heads: int, dropout: float, *, start: float) -> None:
         super().__init__(d_model, num_heads, dropout)
         self.scale = nn.Parameter(torch.tensor(start))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None) -> Tensor:
-        return self.scale * super().attend(q, k, v, padding_mask)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None) -> Tensor:
+        return self.scale * super().attend(q, k, v, unseen)
 
 
-class GatedAttention(MultiheadAttention):
+class GatedAttention(EncoderAttention):
     """Attention with a gate that is shut at the start, and a projection without bias."""
 
     added = ("gate.weight", "gate.bias")
@@ -50,14 +50,15 @@ class ReversedEncoder(TransformerEncoder):
 @pytest.fixture(autouse=True)
 def _two_variants(monkeypatch):
     monkeypatch.setattr(registry, "VARIANTS", dict(registry.VARIANTS))
-    monkeypatch.setattr("detrnb.settings.config.VARIANTS", registry.VARIANTS)
+    monkeypatch.setattr("detrnb.settings.model.VARIANTS", registry.VARIANTS)
     for name, part, target, options in (
         ("scaled", "encoder_attention", "ScaledAttention", ScaledOptions),
         ("scaled_too", "encoder_attention", "ScaledAttention", ScaledOptions),
-        ("gated", "encoder_attention", "GatedAttention", AttentionOptions),
+        ("gated", "encoder_attention", "GatedAttention", LayerOptions),
         ("reversed", "encoder", "ReversedEncoder", Options),
     ):
-        registry.register(Variant(name, part, f"{__name__}:{target}", "for this test", options))
+        target = f"{__name__}:{target}"
+        registry.enter(Variant(name, {part: target}, "for this test", options))
 
 
 def test_joined_variants_replace_their_parts_with_their_options():
@@ -68,7 +69,7 @@ def test_joined_variants_replace_their_parts_with_their_options():
     assert isinstance(model.transformer.encoder, ReversedEncoder)
     for layer in model.transformer.encoder.layers:
         assert layer.self_attn.scale.item() == 0.25
-    assert type(model.transformer.decoder.layers[0].self_attn) is MultiheadAttention
+    assert type(model.transformer.decoder.layers[0].self_attn) is DecoderSelfAttention
 
 
 def test_a_variant_shares_the_baselines_initial_weights():
@@ -114,21 +115,21 @@ def test_unknown_options_are_refused():
 
 def test_names_register_once():
     with pytest.raises(ValueError, match="is taken"):
-        registry.register(Variant("detr", "encoder", "a:b", ""))
+        registry.enter(Variant("detr", {"encoder": "a:b"}))
 
 
 @pytest.mark.parametrize(
-    ("variant", "message"),
+    ("name", "parts", "message"),
     [
-        (("mine", "encoder_attn", "a:b", ""), "nothing builds; .*did you mean 'encoder_attention'"),
-        (("mine", "decoder_cross", "a:b", ""), "parts are encoder, encoder_attention"),
-        (("my idea", "encoder", "a:b", ""), "'my idea' cannot be part of a run's name"),
-        (("a+b", "encoder", "a:b", ""), r"'\+' joins names"),
-        (("mine", "encoder", "nonsense", ""), "expected 'module:attribute'"),
-        (("mine", "encoder_attention", "a:b", ""), "derive them from AttentionOptions"),
+        ("mine", {"encoder_attn": "a:b"}, "did you mean 'encoder_attention'"),
+        ("mine", {"decoders": "a:b"}, "there are encoder_attention, encoder, queries"),
+        ("my idea", {"encoder": "a:b"}, "'my idea' cannot be part of a run's name"),
+        ("a+b", {"encoder": "a:b"}, r"'\+' joins names"),
+        ("mine", {"encoder": "nonsense"}, "expected 'module:attribute', a class, or None"),
+        ("mine", {"encoder_attention": "a:b"}, "Options lack layers; derive them from LayerOp"),
     ],
 )
-def test_what_nothing_could_build_is_refused_when_it_is_registered(variant, message):
+def test_what_nothing_could_build_is_refused_when_it_is_registered(name, parts, message):
     with pytest.raises(ValueError, match=message):
-        registry.register(Variant(*variant))
-    assert variant[0] not in registry.VARIANTS
+        registry.enter(Variant(name, parts))
+    assert name not in registry.VARIANTS

@@ -262,13 +262,19 @@ def test_error_kinds_of_perfect_detections_are_correct(annotations):
 
 def test_spread_tells_boxes_that_are_alike_from_boxes_that_look(annotations):
     ground_truth = load_ground_truth(annotations)
+    queries = np.arange(5)
     alike = np.tile([100.0, 100.0, 300.0, 300.0], (5, 1))
-    spread = box_spread(ground_truth, {i: {"boxes": alike} for i in (1, 2, 3)})
-    assert spread == {"queries": 0.0, "images": 0.0}
-    fixed = alike + np.arange(5)[:, None] * 40  # queries differ, but look at no image
-    spread = box_spread(ground_truth, {i: {"boxes": torch.from_numpy(fixed)} for i in (1, 2)})
+    same = {i: {"boxes": alike, "queries": queries} for i in (1, 2, 3)}
+    assert box_spread(ground_truth, same) == {"queries": 0.0, "images": 0.0}
+    fixed = alike + queries[:, None] * 40  # queries differ, but look at no image
+    tensors = {"boxes": torch.from_numpy(fixed), "queries": torch.from_numpy(queries)}
+    spread = box_spread(ground_truth, dict.fromkeys((1, 2), tensors))
     assert spread == pytest.approx({"queries": 0.1 * 2**0.5, "images": 0.0})
-    moved = {1: {"boxes": fixed}, 2: {"boxes": fixed - 80}}
+    moved = {i: {"boxes": fixed - 80 * (i - 1), "queries": queries} for i in (1, 2)}
+    assert box_spread(ground_truth, moved)["images"] == pytest.approx(0.1)
+    # Detections by score, a query more than once: the query counts, not the place.
+    order = np.array([4, 0, 2, 1, 3, 0])
+    moved[2] = {"boxes": moved[2]["boxes"][order], "queries": order}
     assert box_spread(ground_truth, moved)["images"] == pytest.approx(0.1)
     ground_truth.imgs[2]["width"] = 200  # shares of each image's own sides
     assert box_spread(ground_truth, moved)["images"] != pytest.approx(0.1)

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from detrnb import fit, load_run, open_split
 from detrnb.boxes import cxcywh_to_xyxy, generalized_box_iou
 from detrnb.datasets import collate, make_loader, with_classes
+from detrnb.loss import Layout
 from detrnb.model import build_criterion, build_detr
 from detrnb.runs import RunFolder
 from detrnb.training import evaluate, make_accelerator
@@ -165,8 +166,8 @@ def test_losses_are_those_of_a_plain_count():
         )
         assert losses["cardinality_error" + suffix].item() == pytest.approx(off / 8)
     assert losses["class_error"].item() == pytest.approx(100 * wrong / num_matched, rel=1e-5)
-    assert criterion.normalizers(targets, nasty.QUERIES).tolist() == pytest.approx(
-        [num_boxes, weights, num_matched, 8]
+    assert criterion.normalizers(targets, Layout(nasty.QUERIES)).tolist() == pytest.approx(
+        [num_boxes, weights, num_matched, 8, 0]
     )
 
 

@@ -13,7 +13,7 @@ from features import batch
 import detrnb
 from detrnb import Config, fit
 from detrnb.commands import main
-from detrnb.loss import NonFiniteError
+from detrnb.loss import Layout, NonFiniteError
 from detrnb.model import build_criterion, build_detr
 from detrnb.model.transformer import TransformerEncoder
 from detrnb.training import TrainingDiverged, make_accelerator, replay
@@ -131,7 +131,7 @@ def kept(project):
         "batches": batches,
         "training": True,
         "random": [torch.get_rng_state()],
-        "normalizers": criterion.normalizers(targets, 16),
+        "normalizers": criterion.normalizers(targets, Layout(16)),
         "precision": "no",
         "device": "another",
         "message": "loss is not finite",

@@ -238,10 +238,11 @@ def test_six_layers_give_the_46_and_45_keys_of_the_reference():
         for n in ("loss_ce", "class_error", "loss_bbox", "loss_giou", "cardinality_error")
         if not (s and n == "class_error")
     }
-    line = _log_part("train", {"lr": 1.0, "loss": 1.0, **names}, criterion.weight_dict)
+    weights = criterion.weights_of(names)
+    line = _log_part("train", {"lr": 1.0, "loss": 1.0, **names}, weights)
     assert len(line) == 46
     names = {"loss": 1.0, **names}
-    assert len(_log_part("test", names, criterion.weight_dict)) == 45
+    assert len(_log_part("test", names, weights)) == 45
 
 
 def test_every_key_of_the_log_is_explained():

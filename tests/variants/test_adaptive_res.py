@@ -12,7 +12,7 @@ from detrnb.variants.adaptive_res import AdaptiveResEncoder, layer_weights, laye
 class AddOne(nn.Module):
     """Stands for an encoder layer."""
 
-    def forward(self, x, pos, padding_mask):
+    def forward(self, x, pos, padding_mask, grid):
         return x * 2 + pos
 
 

@@ -170,7 +170,7 @@ def split_and_plain() -> tuple[SplitAttention, MultiheadAttention]:
     torch.manual_seed(0)
     plain = MultiheadAttention(16, 2, dropout=0.3).eval()
     plain.in_proj_weight.data.mul_(3)
-    split = SplitAttention(16, 2, 0.3, "auto", "held").eval()
+    split = SplitAttention(16, 2, 0.3).eval()
     split.load_state_dict(plain.state_dict(), strict=False)
     return split, plain
 
@@ -185,7 +185,7 @@ def test_gates_weigh_the_parts_of_each_head(split_and_plain, gradient, padded):
     x = torch.randn(1, 10, 16)
     length = 7 if padded else 10
     mask = torch.arange(10)[None] >= length
-    plain(x, x, x, mask)
+    plain.look(x, x, x, mask)
     weights = plain.recorded["attention"][:, :, :length, :length]
     parts = split_attention(weights)
     v = plain.project(x, x, x)[2][:, :, :length]
@@ -194,7 +194,7 @@ def test_gates_weigh_the_parts_of_each_head(split_and_plain, gradient, padded):
         gate[:, None, None] * (part @ v) for gate, part in zip(gates, parts, strict=True)
     )
     expected = plain.out_proj(attended.transpose(1, 2).flatten(2))
-    torch.testing.assert_close(split(x, x, x, mask)[:, :length], expected)
+    torch.testing.assert_close(split.look(x, x, x, mask)[:, :length], expected)
     assert split.recorded.keys() == {"attention", "object", "context"}
     for name, part in zip(("object", "context"), parts, strict=True):
         recorded = split.recorded[name]
@@ -206,7 +206,7 @@ def test_gates_weigh_the_parts_of_each_head(split_and_plain, gradient, padded):
 @pytest.mark.parametrize("solver", ["svd", "gram"])
 def test_padding_changes_neither_values_nor_gradients(solver, gradient):
     torch.manual_seed(0)
-    attention = SplitAttention(16, 2, 0.0, solver, gradient).double()
+    attention = SplitAttention(16, 2, 0.0, solver=solver, gradient=gradient).double()
     attention.in_proj_weight.data.mul_(3)
     attention.object_gate.data = torch.tensor([0.5, 2.0]).double()
     attention.context_gate.data = torch.tensor([-1.0, 3.0]).double()
@@ -216,7 +216,7 @@ def test_padding_changes_neither_values_nor_gradients(solver, gradient):
     for given, padding in ((x, mask), (x[:1, :7], None)):
         given = given.clone().requires_grad_()
         attention.zero_grad()
-        out = attention(given, given, given, padding)[0, :7]
+        out = attention.look(given, given, given, padding)[0, :7]
         out.square().sum().backward()
         found.append([out, given.grad[0, :7], *(p.grad for p in attention.parameters())])
     for padded, alone in zip(*found, strict=True):
@@ -232,7 +232,7 @@ def test_starts_as_dot_product_attention(split_and_plain, training):
     for attention in (split, plain):
         attention.train(training)
         torch.manual_seed(1)  # of the dropout
-        outputs.append(attention(x, x, x))
+        outputs.append(attention.look(x, x, x))
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
     assert not split.recorded
 
@@ -241,10 +241,10 @@ def test_gradients_reach_queries_through_an_exact_split_only():
     grads = {}
     for gradient in ("held", "exact"):
         torch.manual_seed(0)
-        attention = SplitAttention(16, 2, 0.0, "auto", gradient)
+        attention = SplitAttention(16, 2, 0.0, gradient=gradient)
         attention.context_gate.data.fill_(0.2)
         x = torch.randn(1, 10, 16)
-        attention(x, x, x).square().sum().backward()
+        attention.look(x, x, x).square().sum().backward()
         grads[gradient] = attention.in_proj_weight.grad
     values, rest = grads["held"][32:], grads["held"][:32]
     torch.testing.assert_close(values, grads["exact"][32:])
@@ -255,8 +255,8 @@ def test_bf16_autocast_splits_in_float32(split_and_plain):
     split, _ = split_and_plain
     x = torch.randn(2, 10, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        half = split(x, x, x)
-    torch.testing.assert_close(half.float(), split(x, x, x), atol=5e-2, rtol=5e-2)
+        half = split.look(x, x, x)
+    torch.testing.assert_close(half.float(), split.look(x, x, x), atol=5e-2, rtol=5e-2)
 
 
 def test_split_under_autocast_is_that_of_full_precision():

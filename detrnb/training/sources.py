@@ -1,0 +1,64 @@
+"""The source of a user's own variants, beside the runs that they trained: kept, compared, told."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from detrnb.runs import RunFolder
+from detrnb.settings import VARIANTS, Config, differences, load_variants, own_sources, plain
+
+
+def stated_sources(config: Config) -> dict[str, str]:
+    """What of a config's own variants decides what they compute, by name; nothing of built-ins."""
+    return {name: plain(source.text) for name, source in own_sources(config.model.variant).items()}
+
+
+def keep_sources(folder: RunFolder, config: Config) -> list[str]:
+    """Keep the source of a run's own variants in its folder.
+
+    Returns:
+        What could not be kept, in sentences.
+    """
+    sources = own_sources(config.model.variant)
+    folder.write_variants({name: source.text for name, source in sources.items()})
+    return [
+        f"the source kept of {name!r} lacks {what}: what it computes cannot be told from it alone"
+        for name, source in sources.items()
+        for what in source.missing
+    ]
+
+
+def changed_sources(folder: RunFolder, config: Config) -> list[str]:
+    """What is no longer as it was when a run's own variants were kept, in sentences."""
+    kept = folder.read_variants()
+    changes = {
+        name: differences(kept[name], source.text)
+        for name, source in own_sources(config.model.variant).items()
+        if name in kept
+    }
+    return [
+        f"{name!r} is not as it was trained: {', '.join(parts)}"
+        f" changed (its source then: {folder.variants / f'{name}.py'})"
+        for name, parts in changes.items()
+        if parts
+    ]
+
+
+def open_variants(folder: RunFolder, variants: Iterable[type | str | Path]) -> None:
+    """See that the variants of a folder's run are known here. What lies in the folder is never run.
+
+    Args:
+        variants: a user's own: classes, or files that register them.
+
+    Raises:
+        ValueError: one is not known; says where its source is kept.
+    """
+    load_variants(variants)
+    for name in folder.read_config()["model"]["variant"].split("+"):
+        if name not in VARIANTS:
+            kept = folder.variants / f"{name}.py"
+            source = f" Its source is kept in {kept}; look at it first" if kept.exists() else ""
+            raise ValueError(
+                f"{folder.path} is a run of the variant {name!r}, which is not known here: give its"
+                f" class or a file that registers it, load_run(path, variants=[MyIdea]) or"
+                f" variants=['my_idea.py'].{source}"
+            )
