@@ -3,8 +3,10 @@
 from detrnb.model.attention import (
     DecoderCrossAttention,
     DecoderSelfAttention,
+    DotProductAttention,
     EncoderAttention,
     MultiheadAttention,
+    given_position,
 )
 from detrnb.model.backbone import (
     Backbone,
@@ -24,6 +26,7 @@ __all__ = [
     "DETR",
     "DecoderCrossAttention",
     "DecoderSelfAttention",
+    "DotProductAttention",
     "EncoderAttention",
     "FOR_ALL",
     "LearnedQueries",
@@ -41,6 +44,7 @@ __all__ = [
     "added_parameters",
     "build_criterion",
     "build_detr",
+    "given_position",
     "load_backbone_weights",
     "load_weights",
 ]
