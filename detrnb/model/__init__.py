@@ -15,7 +15,13 @@ from detrnb.model.backbone import (
     TimmBody,
     load_backbone_weights,
 )
-from detrnb.model.detr import DETR, added_parameters, build_criterion, build_detr
+from detrnb.model.detr import (
+    DETR,
+    added_parameters,
+    build_criterion,
+    build_detr,
+    idle_parameters,
+)
 from detrnb.model.parts import FOR_ALL, ROWS, Row
 from detrnb.model.queries import LearnedQueries, Queries
 from detrnb.model.transformer import Transformer, TransformerDecoder, TransformerEncoder
@@ -45,6 +51,7 @@ __all__ = [
     "build_criterion",
     "build_detr",
     "given_position",
+    "idle_parameters",
     "load_backbone_weights",
     "load_weights",
 ]
