@@ -5,6 +5,7 @@ import pytest
 import reference
 import torch
 from features import features_and_mask
+from shared_weights import shared_names
 from torch import nn
 
 from detrnb import VARIANTS, Config, build_criterion, build_detr, fit, load_run, load_weights
@@ -97,14 +98,7 @@ def test_one_seed_gives_the_baselines_weights_to_all_shared_parts(name):
     for variant in (BASELINE, name):
         torch.manual_seed(1)
         states.append(build_detr(Config.preset("smoke", variant=variant).model).state_dict())
-    heads = {head for variant in resolve(name) for head in variant.heads}
-    started = {"box": "bbox_embed.layers.2.", "class_bias": "class_embed.bias"}
-    own = tuple(started[head] for head in heads)
-    shared = [
-        key
-        for key, tensor in states[0].items()
-        if key in states[1] and tensor.shape == states[1][key].shape and not key.startswith(own)
-    ]
+    shared = shared_names(*states, name)
     assert all(torch.equal(states[0][key], states[1][key]) for key in shared)
     assert any(key.startswith("transformer.decoder") for key in shared)
 
