@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from detrnb.settings.registry import LayerOptions, Variant, enter
+from detrnb.settings.registry import LayerOptions, Options, Variant, enter
+from detrnb.settings.section import Positive, Share
 
 
 class EfficientAttentionOptions(LayerOptions):
@@ -18,6 +19,17 @@ class SVDSplitOptions(LayerOptions):
     solver: Literal["auto", "svd", "gram"] = "auto"
     gradient: Literal["held", "exact"] = "held"  # the split a constant, or differentiated too
 
+
+class DenoisingOptions(Options):
+    """Settings of `dn_dab`; defaults are the authors'."""
+
+    groups: Positive = 5  # how often each true box is shown
+    label_noise: Share = 0.2  # probability that its label is drawn anew
+    box_noise: Share = 0.4  # how far its sides may move, as a share of width and height
+
+
+# What decoders that build their own layers make besides.
+_OWN_LAYERS = {"decoder_self_attention": None, "decoder_cross_attention": None}
 
 enter(
     Variant(
@@ -44,5 +56,51 @@ enter(
         "encoder self-attention split at its mean singular value, each part with a gate",
         SVDSplitOptions,
         needs_encoder=True,
+    )
+)
+enter(
+    Variant(
+        "reference_points",
+        {"queries": "detrnb.variants.reference_points:PointQueries"},
+        "each query has a learned point, and its box is relative to it",
+    )
+)
+enter(
+    Variant(
+        "conditional",
+        {"decoder": "detrnb.variants.conditional:ConditionalDecoder", **_OWN_LAYERS},
+        "cross-attention looks for content and for a place around the query's point separately",
+        starts_as_detr=False,
+        pre_norm=False,
+        heads={"box": 0.0},
+    )
+)
+enter(
+    Variant(
+        "dab",
+        {
+            "queries": "detrnb.variants.dab:AnchorQueries",
+            "decoder": "detrnb.variants.dab:AnchorDecoder",
+            **_OWN_LAYERS,
+        },
+        "queries are anchor boxes, refined layer by layer; attention is as wide and high as they",
+        starts_as_detr=False,
+        pre_norm=False,
+        heads={"box": 0.0},
+    )
+)
+enter(
+    Variant(
+        "dn_dab",
+        {
+            "queries": "detrnb.variants.dn_dab:DenoisingQueries",
+            "decoder": "detrnb.variants.dab:AnchorDecoder",
+            **_OWN_LAYERS,
+        },
+        "anchor boxes with noised true boxes as further queries in training, matches given",
+        DenoisingOptions,
+        starts_as_detr=False,
+        pre_norm=False,
+        heads={"box": 0.0},
     )
 )
