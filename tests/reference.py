@@ -21,7 +21,7 @@ def read(name: str) -> dict:
     return json.loads(path.read_text()) if name.endswith("json") else dict(np.load(path))
 
 
-def weight(key: str, shape: tuple[int, ...]) -> Tensor:
+def weight(key: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """The tensor a state-dict key stands for."""
     x = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
     if key.endswith("running_var"):
@@ -38,7 +38,7 @@ def weight(key: str, shape: tuple[int, ...]) -> Tensor:
         x = 0.5 + 0.05 * x if "backbone" in key else 1 + 0.1 * x
     else:
         x = 0.02 * x
-    return torch.tensor(x, dtype=torch.float32)
+    return torch.tensor(x, dtype=dtype)
 
 
 @functools.cache

@@ -15,6 +15,8 @@ from detrnb.training.prepare import build_optimizer
 
 NAMES = combinations()
 SINGLE = [name for name in NAMES if "+" not in name]
+# What an entry's `heads` starts, by the beginning of its name.
+HEADS = {"box": "bbox_embed.layers.2", "class_bias": "class_embed.bias"}
 each_variant = pytest.mark.parametrize("name", NAMES)
 
 
@@ -56,7 +58,8 @@ def test_two_training_steps_change_every_parameter(name):
         {"labels": torch.empty(0, dtype=torch.int64), "boxes": torch.empty(0, 4)},
     ]
     for _ in range(2):
-        loss = criterion.total(criterion(model(None, mask, features=features), targets))
+        outputs = model(None, mask, features=features, targets=targets)
+        loss = criterion.total(criterion(outputs, targets, model.layout(targets)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -93,7 +96,15 @@ def test_one_seed_gives_the_baselines_weights_to_all_shared_parts(name):
     for variant in (BASELINE, name):
         torch.manual_seed(1)
         states.append(build_detr(Config.preset("smoke", variant=variant).model).state_dict())
-    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
+    detr, ours = states
+    started = {HEADS[head] for variant in resolve(name) for head in variant.heads}
+    shared = {
+        key
+        for key in detr.keys() & ours.keys()
+        if detr[key].shape == ours[key].shape and not key.startswith(tuple(started))
+    }
+    assert len(shared) > len(detr) / 2
+    assert [key for key in shared if not torch.equal(detr[key], ours[key])] == []
 
 
 @each_variant
@@ -137,6 +148,8 @@ def test_official_weights_load_and_what_is_new_is_named(name, official):
     golden = reference.read("forward.npz")
     with torch.no_grad():
         outputs = model(*reference.batch())
+    if outputs["pred_logits"].shape != golden["pred_logits"].shape:
+        return  # logits of another meaning
     if not all(variant.starts_as_detr for variant in resolve(name)):
         assert np.abs(outputs["pred_logits"] - golden["pred_logits"]).max() > 1e-2
         return
@@ -202,7 +215,7 @@ def test_impossible_options_are_refused_before_anything_is_built(variant, option
         )
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("name", [name for name in SINGLE if VARIANTS[name].needs_encoder])
 def test_a_variant_of_the_encoder_needs_encoder_layers(name):
     with pytest.raises(ValueError, match="changes the encoder, which has no layers"):
         Config.preset("smoke", variant=name, overrides={"model.num_encoder_layers": 0})
