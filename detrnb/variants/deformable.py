@@ -96,7 +96,7 @@ class DeformableAttention(nn.Module):
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
         offsets, scores = self.sampling_offsets(query), self.attention_weights(query)
-        # Half precision would round positions to a quarter of a cell and more.
+        # Half precision would round places on a map of 40 cells to a quarter of one.
         with torch.autocast(query.device.type, enabled=False):
             value, offsets, scores = (at_least_float32(x) for x in (value, offsets, scores))
             weights = scores.unflatten(-1, (N, -1)).softmax(-1).transpose(1, 2)  # (B, N, Q, P)
@@ -110,7 +110,7 @@ class DeformableAttention(nn.Module):
             maps = value.transpose(1, 2).reshape(-1, value.shape[-1] // N, H, W)  # (B·N, d, H, W)
             sampled = F.grid_sample(maps, places.flatten(0, 1) * 2 - 1, align_corners=False)
             attended = (sampled * weights.flatten(0, 1)[:, None]).sum(-1)  # (B·N, d, Q)
-            attended = attended.reshape(len(value), -1, query.shape[1]).transpose(1, 2)
+            attended = attended.reshape(query.shape[0], -1, query.shape[1]).transpose(1, 2)
         if self.record:
             self.recorded = {"points": places.detach(), "weights": weights.detach()}
         return self.output_proj(attended)
@@ -124,9 +124,10 @@ class DeformableEncoderAttention(DeformableAttention):
     ) -> Tensor:
         """x, pos (B, S, D), padding_mask (B, S) True on padding, grid (H, W) -> (B, S, D)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        y, x_ = ((torch.arange(n, dtype=dtype, device=x.device) + 0.5) / n for n in grid)
-        centres = torch.stack([x_.expand(len(y), -1), y[:, None].expand(-1, len(x_))], -1)
-        around = centres.flatten(0, 1).expand(len(x), -1, -1)
+        (H, W), B = grid, x.shape[0]  # no len(), which an exported network would keep
+        rows, columns = ((torch.arange(n, dtype=dtype, device=x.device) + 0.5) / n for n in grid)
+        centres = torch.stack([columns.expand(H, W), rows[:, None].expand(H, W)], -1)
+        around = centres.flatten(0, 1).expand(B, -1, -1)
         return self.sample(x + pos, around, x, padding_mask, grid)
 
 

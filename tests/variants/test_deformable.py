@@ -115,6 +115,27 @@ def test_anchors_are_asked_for():
         module(x, x, None, x, x, None, (2, 3))
 
 
+class OnMap(torch.nn.Module):
+    """Self-attention of a feature map's cells (B, D, H, W)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = DeformableEncoderAttention(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells, mask = x.flatten(2).transpose(1, 2), x[:, 0].flatten(1) > 1
+        return self.attention(cells, cells, mask, tuple(x.shape[-2:]))
+
+
+def test_can_be_exported_for_any_batch_and_size():
+    dims = {i: torch.export.Dim(f"d{i}", min=2) for i in (0, 2, 3)}
+    module = OnMap().eval()
+    torch.nn.init.normal_(module.attention.sampling_offsets.weight)
+    exported = torch.export.export(module, (torch.randn(2, 8, 3, 5),), dynamic_shapes=(dims,))
+    x = torch.randn(3, 8, 6, 4)
+    torch.testing.assert_close(exported.module()(x), module(x))
+
+
 @pytest.mark.parametrize("anchor_size", [2, 4])
 def test_padding_and_what_it_holds_tell_nothing(anchor_size):
     torch.manual_seed(0)

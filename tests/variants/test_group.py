@@ -1,5 +1,8 @@
 """Groups of queries do not see each other, are matched and judged each by itself, as published."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import reference
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor
 
 from detrnb import Config, build_criterion, build_detr
 from detrnb.loss import Layout, SetCriterion
+from detrnb.model.backbone import embed_points
 from detrnb.variants.focal import FocalCriterion
 from detrnb.variants.group import GroupedQueries
 
@@ -44,6 +48,29 @@ def test_who_is_blocked_agrees_with_golden():
     blocked = queries(2, layout, None).blocked
     assert blocked.shape == (1, K * Q, K * Q)
     assert torch.equal(blocked[0], torch.from_numpy(GOLDEN["blocked"]))
+
+
+@torch.no_grad()
+def test_conditional_decoder_on_groups_agrees_with_golden():
+    conditional = pytest.importorskip("detrnb.variants.conditional")
+    embed = partial(embed_points, d_model=256, temperature=10000)
+    sizes = {"d_model": 256, "num_heads": 8, "dropout": 0.0, "dim_feedforward": 64}
+    decoder = conditional.ConditionalDecoder(**sizes, num_layers=2, anchor_size=0, embed=embed)
+    keys = reference.read("conditional_decoder_keys.json").items()
+    decoder.double().load_state_dict(
+        {k: reference.weight(f"decoder.{k}", tuple(s), torch.float64) for k, s in keys}
+    )
+    random = np.random.RandomState(61)
+    shapes = ((2, 42, 256), (2, 42, 256), (K * Q, 256))
+    memory, pos, table = (torch.from_numpy(random.standard_normal(shape)) for shape in shapes)
+    mask = torch.zeros(2, 6, 7, dtype=torch.bool)
+    mask[1, 4:], mask[1, :, 5:] = True, True
+    ours = GroupedQueries(Q, 256, groups=K).double()
+    ours.load_state_dict({"weight": table[:Q], "others.weight": table[Q:]})  # theirs is one table
+    queries = ours(2, ours.layout(None), None)
+    hidden, _ = decoder(queries, memory, pos, mask.flatten(1), (6, 7), None)
+    golden = torch.from_numpy(GOLDEN["hidden"])
+    torch.testing.assert_close(hidden, golden, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("case", ["case0", "case1", "case2"])
