@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detrnb.settings import Variant as Variant
     from detrnb.settings import register as register
     from detrnb.settings import variant as variant
+    from detrnb.study import check_variant as check_variant
     from detrnb.training import fit as fit
     from detrnb.training import load_run as load_run
 
@@ -33,6 +34,7 @@ _DOORS = {
     "Variant": "settings",
     "build_criterion": "model",
     "build_detr": "model",
+    "check_variant": "study",
     "fit": "training",
     "load_run": "training",
     "load_weights": "model",

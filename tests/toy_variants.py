@@ -77,8 +77,10 @@ class NoisedGroups(nn.Module):
         content = self.labels.weight[-1].expand(B, matched, -1)
         position = self.position.weight[:matched].expand(B, -1, -1)
         anchors = self.boxes.weight[:matched].expand(B, -1, -1)
+        if layout.total == layout.queries:  # in evaluation
+            return Queries(content, position, anchors)
         if layout.extra == 0:
-            return Queries(content, position, anchors, self._blocked(layout, content, [0] * B))
+            return Queries(content, position, anchors, self._blocked(layout, content, [0]))
         extra, boxes, counts = [], [], []
         for target in targets:
             generator = torch.Generator().manual_seed(target["draws"])
@@ -95,9 +97,7 @@ class NoisedGroups(nn.Module):
         anchors = torch.cat([anchors, torch.stack(boxes)], 1)
         return Queries(content, position, anchors, self._blocked(layout, content, counts))
 
-    def _blocked(self, layout: Layout, content: Tensor, counts: list[int]) -> Tensor | None:
-        if layout.total == layout.queries:
-            return None
+    def _blocked(self, layout: Layout, content: Tensor, counts: list[int]) -> Tensor:
         place = torch.arange(layout.total, device=content.device)
         group = place // layout.queries  # extra ones have numbers of their own
         group = torch.where(place < layout.matched, group, layout.groups)

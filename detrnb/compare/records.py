@@ -19,6 +19,7 @@ from detrnb.runs import (
     config_differences,
     is_over,
     last_run,
+    located,
     log_table,
     read_log,
     remarks,
@@ -104,7 +105,7 @@ def read_record(source: Source) -> Record:
         return source
     if isinstance(source, Sequence) and not isinstance(source, str):
         return _checked(Record("log", source))
-    path = Path(getattr(source, "path", source))
+    path = located(getattr(source, "path", source))
     lines = read_log(path)
     if path.is_file():
         folder = path.parent.resolve().name if path.name == "log.txt" else ""

@@ -7,7 +7,7 @@ import numpy as np
 Pairs = tuple[np.ndarray, np.ndarray]  # of one image: queries and their targets, int64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """`groups` groups of `queries` queries, one after another, then `extra` ones.
 
@@ -25,6 +25,14 @@ class Layout:
     groups: int = 1
     extra: int = 0
     given: tuple[Pairs, ...] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """By value, the arrays of `given` too."""
+        return isinstance(other, Layout) and self._plain() == other._plain()
+
+    def _plain(self) -> tuple:
+        pairs = self.given and [[side.tolist() for side in pair] for pair in self.given]
+        return self.queries, self.groups, self.extra, pairs
 
     @property
     def matched(self) -> int:

@@ -39,6 +39,7 @@ class DETR(nn.Module):
     Attributes:
         attentions: names of the places that attend, `encoder.0.self`, ..., `decoder.0.cross`, ...
         rates: share of the learning rate of parameters that have one of their own, by name.
+        settings: what it was built from.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class DETR(nn.Module):
         self.bbox_embed = MLP(d_model, 4)
         self.attentions: tuple[str, ...] = ()
         self.rates: dict[str, float] = {}
+        self.settings: ModelConfig | None = None
 
     def place(self, device: torch.device) -> "DETR":
         """Move to a device, the backbone's weights laid out as its images come (channels last)."""
@@ -149,6 +151,14 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
         ValueError: unknown backbone or a stride it does not have; no number of classes; a part
             that its class does not fit.
     """
+    model = assemble(config, train_backbone)
+    _initialize(model, torch.initial_seed())
+    _start_heads(model, config)
+    return model
+
+
+def assemble(config: ModelConfig, train_backbone: bool) -> DETR:
+    """The model as its classes make it, before its weights are drawn."""
     places = Places(config)
     model = DETR(
         Backbone(config.backbone, config.stride, config.dilation, train_backbone),
@@ -158,9 +168,7 @@ def build_detr(config: ModelConfig, *, train_backbone: bool = True) -> DETR:
         config.d_model,
         build_criterion(config).num_logits(num_classes(config)),
     )
-    model.attentions, model.rates = places.attentions, places.rates(model)
-    _initialize(model, places.seed)
-    _start_heads(model, config)
+    model.attentions, model.rates, model.settings = places.attentions, places.rates(model), config
     return model
 
 

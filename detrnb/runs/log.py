@@ -13,11 +13,12 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from detrnb.runs.home import located
 
 COCO_METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -65,7 +66,7 @@ def read_log(path: str | os.PathLike[str]) -> list[dict]:
     Raises:
         ValueError: There is no such file, or a line is none of the above; names file and line.
     """
-    path = Path(path)
+    path = located(path)
     path = path / "log.txt" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"no log at {path}: give a run folder with a log.txt, or a log file")

@@ -1,10 +1,16 @@
-"""Many runs under equal conditions: what a study trains, and the engine that trains it."""
+"""Many runs under equal conditions: what a study trains, the engine that trains it, and what
+a variant must hold before.
+"""
 
+from detrnb.study.checking import Checked, Outcome, check_variant
 from detrnb.study.engine import run_study
 from detrnb.study.entries import Entry, plan, study_entries
 
 __all__ = [
+    "Checked",
     "Entry",
+    "Outcome",
+    "check_variant",
     "plan",
     "run_study",
     "study_entries",

@@ -246,7 +246,7 @@ def evaluate(
                 found["category_ids"] = dataset.to_category_ids(found["labels"])
                 detections[target["image_id"]] = found
     detections = dict(sorted(gather_object([*detections.items()])))
-    metrics = from_main(lambda: evaluate_coco(load_ground_truth(dataset.annotations), detections))
+    metrics = from_main(lambda: evaluate_coco(load_ground_truth(dataset), detections))
     means = averages.means()
     log = _log_part("test", means, criterion.weights_of(means))
     return Evaluation(log, metrics, detections)

@@ -37,10 +37,7 @@ class GroupedQueries(LearnedQueries):
     Attributes:
         weight: (Q, D), the first group, DETR's own.
         others: ((K - 1)·Q, D), the other groups, one after another.
-        added: names of the parameters that DETR does not have.
     """
-
-    added = ("others.weight",)
 
     def __init__(self, num_queries: int, d_model: int, *, groups: int = 11) -> None:
         super().__init__(num_queries, d_model)
@@ -59,7 +56,3 @@ class GroupedQueries(LearnedQueries):
         group = torch.arange(layout.total, device=position.device) // layout.queries
         blocked = group[:, None] != group
         return Queries(position.new_zeros(position.shape), position, blocked=blocked[None])
-
-    def start_as_detr(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Add to DETR's tensors, in place, the other groups as they are: evaluation is without."""
-        state[f"{prefix}others.weight"] = self.others.weight.detach().cpu().clone()

@@ -44,7 +44,6 @@ class RotaryAttention(EncoderAttention):
     Attributes:
         frequencies: (2, N or 1, d / 2), angle of each pair of channels per cell to the right, and
             per cell down; learned by "mixed".
-        added: names of the parameters that DETR does not have.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class RotaryAttention(EncoderAttention):
                 f"rope turns pairs of channels in two directions, so a head needs a multiple of 4;"
                 f" d_model {d_model} / num_heads {num_heads} is {channels}"
             )
-        self.added: tuple[str, ...] = ("frequencies",) if frequencies == "mixed" else ()
         steps = torch.arange(0, channels, 4) / channels
         if frequencies == "mixed":
             angle = 2 * math.pi * torch.rand(num_heads, 1)
@@ -97,11 +95,6 @@ class RotaryAttention(EncoderAttention):
             y, x = (torch.arange(n, device=f.device, dtype=f.dtype) for n in grid)
             along, down = f[0][:, None] * x[:, None], f[1][:, None] * y[:, None]
             return (down[:, :, None] + along[:, None]).flatten(1, 2)
-
-    def start_as_detr(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Add to DETR's tensors, in place, the frequencies as they start."""
-        for name in self.added:
-            state[prefix + name] = self.frequencies.detach().cpu().clone()
 
 
 def turn(x: Tensor, angles: Tensor) -> Tensor:

@@ -1,0 +1,134 @@
+"""What a variant must hold: the package's own hold it, and wrong classes are told with a remedy."""
+
+import pytest
+import torch
+import toy_variants
+from torch import nn
+
+from detrnb import VARIANTS, check_variant, variant
+from detrnb.model import EncoderAttention, LearnedQueries
+from detrnb.settings import combinations, registry
+from detrnb.study.bench import Bench
+from detrnb.study.checking import Checked, outcome_of
+from detrnb.study.checks import CHECKS, Skipped
+
+OWN = [name for name in combinations() if "+" not in name]
+JOINS = [name for name in combinations() if "+" in name]
+OF_JOINS = ("builds", "shapes", "gradients", "padding", "state dict")
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_it_was(monkeypatch):
+    for place in ("registry", "model", "own"):
+        monkeypatch.setattr(f"detrnb.settings.{place}.VARIANTS", VARIANTS)
+    monkeypatch.setattr(registry, "VARIANTS", VARIANTS)
+    before = dict(VARIANTS)
+    yield
+    VARIANTS.clear()
+    VARIANTS.update(before)
+
+
+@pytest.mark.parametrize("name", [*OWN, *toy_variants.NAMES, toy_variants.JOINED])
+def test_variants_hold_what_they_must(name):
+    found = check_variant(name)
+    assert found.ok, str(found)
+    assert len(found.outcomes) == len(CHECKS)
+    skipped = {o.check for o in found.outcomes if o.outcome == "skipped"}
+    expected = {"svd_split": {"export"}, "adaptive_res": set()}  # ONNX has no eigenvectors
+    assert skipped == expected.get(name, {"starts as DETR"}), str(found)
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_joins_build_learn_and_ignore_padding(name):
+    bench = Bench(name)
+    for check in CHECKS:
+        if check.name in OF_JOINS:
+            check.run(bench)
+
+
+class WrongShape(EncoderAttention):
+    def forward(self, x, pos, padding_mask=None, grid=None):
+        return super().forward(x, pos, padding_mask, grid).mean(1)[:, None, :-1]
+
+
+class LeaksPadding(EncoderAttention):
+    def forward(self, x, pos, padding_mask=None, grid=None):
+        return super().forward(x, pos, padding_mask, grid) + x.mean(1, keepdim=True)
+
+
+class SeesItsNeighbour(EncoderAttention):
+    def forward(self, x, pos, padding_mask=None, grid=None):
+        return super().forward(x, pos, padding_mask, grid) + x.mean(0, keepdim=True)
+
+
+class DeadParameter(EncoderAttention):
+    def __init__(self, d_model, num_heads, dropout):
+        super().__init__(d_model, num_heads, dropout)
+        self.unused = nn.Parameter(torch.ones(d_model))
+
+
+class OverflowsInHalf(EncoderAttention):
+    def forward(self, x, pos, padding_mask=None, grid=None):
+        out = super().forward(x, pos, padding_mask, grid)
+        exact = out.dtype == torch.float32
+        return out if exact else out / (out - out)
+
+
+class DrawsAnew(EncoderAttention):
+    def forward(self, x, pos, padding_mask=None, grid=None):
+        return super().forward(x, pos, padding_mask, grid) + self.training * torch.rand(())
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "seen"),
+    [
+        (WrongShape, "shapes", "RuntimeError: The size of tensor a"),
+        (LeaksPadding, "padding", "with other padding"),
+        (SeesItsNeighbour, "neighbours", "beside another image differ by"),
+        (
+            DeadParameter,
+            "gradients",
+            "no gradient reaches transformer.encoder.layers.0.self_attn",
+        ),
+        (OverflowsInHalf, "bfloat16", "not finite"),
+        (DrawsAnew, "equal twice", "differ between two equal passes in training"),
+    ],
+)
+def test_wrong_classes_are_told_with_what_to_do(cls, check, seen):
+    variant("wrong", part="encoder_attention")(cls)
+    bench = Bench("wrong")
+    outcomes = {c.name: outcome_of(c, bench) for c in CHECKS if c.name in (check, "builds")}
+    assert outcomes["builds"].outcome == "ok" and outcomes[check].outcome == "fails"
+    assert seen in outcomes[check].seen
+    found = Checked("wrong", tuple(outcomes.values()))
+    assert not found.ok and outcomes[check].remedy in str(found)
+    assert f"<td>{outcomes[check].remedy}</td>" in found._repr_html_()
+
+
+def test_what_cannot_be_built_is_told_and_nothing_else_is_tried():
+    class Asks(LearnedQueries):
+        anchor_size = 3
+
+    variant("asks", part="queries")(Asks)
+    found = check_variant("asks")
+    assert [o.outcome for o in found.outcomes] == ["fails"]
+    assert "anchor_size is 3; expected 0 (no anchors), 2 or 4" in found.outcomes[0].seen
+    with pytest.raises(ValueError, match="did you mean 'asks'"):
+        check_variant("askz")
+    with pytest.raises(ValueError, match="Bench is no variant's part"):
+        check_variant(Bench)
+
+
+def test_attention_that_keeps_nothing_is_told_but_no_fault():
+    class Mix(nn.Module):
+        def __init__(self, d_model):
+            super().__init__()
+            self.value = nn.Linear(d_model, d_model)
+
+        def forward(self, x, pos, padding_mask, grid):
+            return self.value(x)
+
+    variant("mix", part="encoder_attention")(Mix)
+    (recording,) = (check for check in CHECKS if check.name == "recording")
+    with pytest.raises(Skipped, match="not in pictures: encoder.0.self, encoder.1.self"):
+        recording.run(Bench("mix"))
