@@ -25,7 +25,7 @@ over processes. detrex's version of this variant does not separate its groups; t
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detrnb.loss import Layout, Targets
 from detrnb.model import LearnedQueries, Queries
