@@ -14,6 +14,8 @@ from detrnb.settings import BASELINE, combinations, resolve
 
 NAMES = combinations()
 SINGLE = [name for name in NAMES if "+" not in name]
+# What an entry's `heads` starts, by the beginning of its name.
+HEADS = {"box": "bbox_embed.layers.2", "class_bias": "class_embed.bias"}
 each_variant = pytest.mark.parametrize("name", NAMES)
 
 
@@ -94,6 +96,8 @@ def test_official_weights_load_and_what_is_new_is_named(name, official):
     golden = reference.read("forward.npz")
     with torch.no_grad():
         outputs = model(*reference.batch())
+    if outputs["pred_logits"].shape != golden["pred_logits"].shape:
+        return  # logits of another meaning
     if not all(variant.starts_as_detr for variant in resolve(name)):
         assert np.abs(outputs["pred_logits"] - golden["pred_logits"]).max() > 1e-2
         return
