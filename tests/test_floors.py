@@ -18,7 +18,7 @@ PACKAGE = ROOT / "detrnb"
 
 # From the ground up.
 FLOORS = [
-    ["boxes", "bar"],
+    ["boxes", "bar", "checkpoints"],
     ["settings", "runs"],
     ["loss", "datasets", "compare"],
     ["model", "plots"],

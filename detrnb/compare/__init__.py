@@ -3,9 +3,10 @@
 Everything takes run folders, log files of any DETR-family code, or what `fit` gives.
 """
 
-from detrnb.compare.auditing import Audit, Difference, audit
+from detrnb.compare.auditing import Audit, audit
+from detrnb.compare.certainty import Finding
 from detrnb.compare.deciding import decisions
-from detrnb.compare.findings import Finding
+from detrnb.compare.differing import Difference
 from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
 from detrnb.compare.judging import Verdicts, verdicts
 from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records

@@ -1,74 +1,18 @@
 """Whether two runs may be compared at all: what differs between them, with what likely effect."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from detrnb.compare import layout
-from detrnb.compare.findings import Finding, findings
+from detrnb.compare.certainty import Finding
+from detrnb.compare.differing import Difference, differences_of, known_of_both
+from detrnb.compare.findings import findings
 from detrnb.compare.records import Source, read_record
 from detrnb.compare.table import differences, last_common_epoch
-from detrnb.runs import COCO_METRICS, config_differences
+from detrnb.runs import COCO_METRICS
 
-# What a difference likely does, and whether it forbids the comparison.
-_EFFECTS: dict[str, tuple[bool, str]] = {
-    "learning rate": (
-        True,
-        "changes how far an epoch gets, most of all the first; alone it can move AP, either way",
-    ),
-    "schedule": (True, "at an equal epoch one rate has fallen further, and AP rises when it falls"),
-    "images an epoch": (True, "other data, or another share of it"),
-    "steps an epoch": (
-        True,
-        "{ratio} times as many optimiser steps in {more}: it has trained longer at an equal epoch,"
-        " and its training loss is a mean over a longer way down",
-    ),
-    "global batch": (True, "other noise in the gradients, and another learning rate that suits it"),
-    "processes": (
-        False,
-        "several: the reference normalises the class loss in each by itself and fills up the last"
-        " evaluation batches with duplicates, which shifts losses a little and AP hardly",
-    ),
-    "validation images": (True, "AP and losses of other images cannot be subtracted"),
-    "parameters": (False, "{excess} more in {more}: {weight}"),
-    "decoder layers": (
-        False,
-        "the summed losses have another number of terms: compare AP, or layer by layer",
-    ),
-    "data": (True, "other annotations: neither losses nor AP can be subtracted"),
-    "image size": (True, "AP rises with the size, of small objects above all"),
-    "seed": (False, "other initial weights and data order: part of any difference is chance"),
-    "device": (False, "times and memory cannot be compared"),
-    "precision": (False, "other rounding; it tells in time and memory rather than in AP"),
-    "code": (False, "what is computed may differ: look at the commits between"),
-}
 ONE_RUN = "One run each: what chance does from seed to seed is not in these numbers."
-# Settings that findings speak of, or that do not change what is computed.
-_COVERED = {
-    *("preset_name", "train.seed", "train.batch_size", "train.lr", "train.precision"),
-    *("train.schedule", "train.lr_drop", "train.warmup", "train.epochs", "train.cache_features"),
-    *("data.path", "data.num_workers", "data.train_sizes", "data.eval_size", "data.max_size"),
-}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Something in which two runs differ.
-
-    Attributes:
-        what: its name.
-        first, second: of each run.
-        effect: what it likely does to a comparison.
-        decisive: whether it forbids the comparison.
-    """
-
-    what: str
-    first: str
-    second: str
-    effect: str
-    decisive: bool
 
 
 @dataclass(frozen=True)
@@ -81,6 +25,7 @@ class Audit:
         differences: the decisive ones first.
         epoch: the last that both logged.
         results: `table.differences` of the runs, at that epoch.
+        remarks: what their logs hold besides, such as earlier runs.
     """
 
     names: tuple[str, str]
@@ -88,31 +33,42 @@ class Audit:
     differences: tuple[Difference, ...]
     epoch: int
     results: pd.DataFrame
+    remarks: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> list[str]:
         """What forbids the comparison."""
-        return [f"{d.what} ({d.first} against {d.second})" for d in self.differences if d.decisive]
+        return [str(d) for d in self.differences if d.decisive]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What likely forbids it."""
+        return [str(d) for d in self.differences if d.doubtful]
 
     @property
     def comparable(self) -> bool:
-        """Whether nothing that is known forbids the comparison."""
+        """Whether nothing that is known for certain forbids the comparison."""
         return not self.reasons
 
     @property
     def unknown(self) -> list[str]:
         """What is not known of both, and so could differ unseen."""
         first, second = self.findings
-        names = [n for n in first if first[n].value is None or second[n].value is None]
+        names = [n for n in first if not known_of_both(first[n].value, second[n].value)]
         if "data" not in names:  # its fingerprint covers them
-            names = [n for n in names if n != "validation images"]
-        return names
+            names = [n for n in names if not n.startswith("validation")]
+        return [n for n in names if n != "git commit"]  # stands in for code
 
     @property
     def verdict(self) -> str:
-        """`comparable`, with what is not known, or `not comparable, because ...`."""
+        """`comparable`, with what is not known, or `not comparable, because ...`, or likely so."""
         if not self.comparable:
             return f"not comparable, because they differ in {', '.join(self.reasons)}"
+        if self.doubts:
+            return (
+                "likely not comparable: they differ, if they log as the reference does, in"
+                f" {', '.join(self.doubts)}"
+            )
         if self.unknown:
             return f"comparable as far as is known; unknown: {', '.join(self.unknown)}"
         return "comparable"
@@ -142,15 +98,16 @@ class Audit:
                 if side.because
             ]
         differing = [
-            layout.item(
-                "!" if d.decisive else "-", f"{d.what} ({d.first} against {d.second}): {d.effect}"
-            )
+            layout.item("!" if d.decisive else "?" if d.doubtful else "-", f"{d}: {d.effect}")
             for d in self.differences
         ]
         parts = {
             f"Audit of {self.names[0]} and {self.names[1]}": [layout.columns(rows)],
+            "What the logs hold besides": [layout.item("-", remark) for remark in self.remarks],
             "What inferences rest on": reasons,
-            "What differs, and what it likely does (! forbids the comparison)": differing,
+            "What differs, and what it likely does (! forbids the comparison, ? likely does)": (
+                differing
+            ),
             f"Results at epoch {self.epoch}": self._results(),
             "Verdict": [layout.paragraph(f"{self.verdict}. {ONE_RUN}")],
         }
@@ -195,7 +152,7 @@ def audit(first: Source, second: Source) -> Audit:
 
     Settings and provenance of run folders are taken at their word and checked against the log. Of
     a bare log everything is inferred from its numbers (`inference`), so that two logs from anywhere
-    can be audited.
+    can be audited; what rests on how the reference logs is only likely where the keys are others.
 
     Args:
         first, second: run folders, log files, or lines of logs.
@@ -206,89 +163,12 @@ def audit(first: Source, second: Source) -> Audit:
     a, b = read_record(first), read_record(second)
     names = (a.name, b.name) if a.name != b.name else (f"{a.name} (1)", f"{b.name} (2)")
     found = findings(a), findings(b)
-    differing = [
-        _difference(name, names, found)
-        for name in found[0]
-        if _differ(name, *(side[name].value for side in found))
-    ]
-    differing += _other_settings(a.config, b.config)
+    differing = differences_of((a, b), names, found)
     return Audit(
         names,
         found,
-        tuple(sorted(differing, key=lambda difference: not difference.decisive)),
+        tuple(differing),
         last_common_epoch(a, b),
         differences(a, b),
+        tuple(f"{n}: {x}" for n, r in zip(names, (a, b), strict=True) for x in r.remarks),
     )
-
-
-def _differ(name: str, x: object, y: object) -> bool:
-    """Whether values of a finding differ; what is not known of both does not."""
-    if x is None or y is None:
-        return False
-    if name == "learning rate":
-        return not np.isclose(x, y, rtol=1e-6)
-    if name == "schedule":  # over the epochs that both logged, whatever the rate
-        ratios = (x / y).dropna()
-        return not np.allclose(ratios, ratios.mean(), rtol=1e-6)
-    if name == "validation images":
-        return not set(x) & set(y)
-    return x != y
-
-
-def _difference(
-    name: str, names: tuple[str, str], found: tuple[dict[str, Finding], dict[str, Finding]]
-) -> Difference:
-    x, y = (side[name] for side in found)
-    decisive, effect = _EFFECTS[name]
-    if name == "images an epoch" and (shared := _sets_that_fit(*found)):
-        decisive = False
-        effect = f"what whole batches leave over: both fit one set of {shared}"
-    if isinstance(x.value, int) and isinstance(y.value, int):
-        low, high = sorted((x.value, y.value))
-        share = (high - low) / max(low, 1)
-        effect = effect.format(
-            more=names[y.value > x.value],
-            ratio=f"{high / max(low, 1):.3g}",
-            excess=f"{high - low:,} ({share:.3%})",
-            weight="part of a gain may be size" if share > 0.01 else "too few to matter as size",
-        )
-    return Difference(name, x.text, y.text, effect, decisive)
-
-
-def _sets_that_fit(first: dict[str, Finding], second: dict[str, Finding]) -> str:
-    """Sizes of a data set that would give both their images an epoch; empty where none does.
-
-    An epoch drops what does not fill a batch, so the set has up to a batch less one more.
-    """
-    sides = []
-    for side in (first, second):
-        images = side["images an epoch"].value
-        batch = side["global batch"].value or images & -images  # at most: the power of two in it
-        sides.append((images, images + batch - 1))
-    low, high = max(low for low, _ in sides), min(high for _, high in sides)
-    return f"{low:,} to {high:,} images" if low <= high else ""
-
-
-def _other_settings(first: Mapping[str, object], second: Mapping[str, object]) -> list[Difference]:
-    """Recorded settings that differ and that no finding speaks of."""
-    if not (first and second):
-        return []
-    pairs = {
-        key: pair
-        for key, pair in config_differences(first, second).items()
-        if key not in _COVERED and not key.startswith("data.toy")
-    }
-    of_model = sum(key.startswith("model.") for key in pairs)
-    compared = "what is compared"
-    if of_model > 1:
-        compared += f", along with {of_model - 1} more: which of them matters cannot be told"
-    return [
-        Difference(
-            key,
-            str(x),
-            str(y),
-            compared if key.startswith("model.") else "a condition besides the model",
-            not key.startswith("model."),
-        )
-        for key, (x, y) in pairs.items()
-    ]

@@ -12,8 +12,9 @@ def decisions(found: Verdicts, seeds: int, control: str | None = None) -> pd.Dat
     An entry is
 
     - `not decided` while it has fewer pairs of runs than planned (who looks after each seed and
-      stops when it suits finds differences that are none), while its runs differ from the
-      baseline's in more than the model, and while the control has not been found worse;
+      stops when it suits finds differences that are none), while it is not judged or its runs
+      differ from the baseline's in more than the model, and while the control has not been found
+      worse;
     - `applied` where AP is better, `not applied` where it is worse;
     - where no difference is seen, `not applied`, since the simpler model stays; but `optional`
       where it is cheaper: less time or less memory in every pair, and neither more.
@@ -49,6 +50,8 @@ def _doubt(table: pd.DataFrame, control: str | None) -> str:
     row = table.loc[control]
     if row["verdict"] == "worse":
         return ""
+    if row["verdict"] == "not judged":
+        return f"the control {control} is {row['text']}"
     if row["verdict"] == "described":
         return f"the control {control} has {row['seeds']} of {FEWEST_SEEDS} seeds"
     return f"{control}, known to be worse, was not found so: these runs cannot tell"
@@ -57,6 +60,8 @@ def _doubt(table: pd.DataFrame, control: str | None) -> str:
 def _decide(row: object, seeds: int, doubt: str) -> tuple[str, str]:
     if row.seeds < seeds:
         return "not decided", f"{row.seeds} of {seeds} seeds"
+    if row.verdict == "not judged":
+        return "not decided", row.text
     if row.conditions:
         return "not decided", f"the runs differ in more than the model: {row.conditions}"
     if doubt:

@@ -5,6 +5,7 @@ MetricLogger). What that leaves in the last digits is worked out here; nothing i
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import groupby
@@ -15,6 +16,16 @@ from scipy.special import zeta
 
 MOST_IMAGES = 2_000_000  # of an epoch: more than any detection set has
 CHANCE = 1e-3  # of an accident that is still taken for a finding
+_REFERENCES_KEYS = re.compile(
+    "epoch|n_parameters|train_lr|test_coco_eval_(bbox|masks)|test_PQ_(all|th|st)"
+    "|(train|test)_(loss|class_error(_unscaled)?"
+    r"|(loss_(ce|bbox|giou|mask|dice)|cardinality_error)(_\d+)?(_unscaled)?)"
+)
+_IN_EVERY_REFERENCES_LOG = {
+    *("train_class_error", "train_loss_ce", "train_cardinality_error_unscaled"),
+}
+_OWN_KEY = "test_coco_eval_bbox_per_class"
+_RT_DETRS_KEY = re.compile(r"train_loss_(vfl|mal)|train_loss_\w+_aux_\d+")
 
 
 class Denominator(NamedTuple):
@@ -138,6 +149,32 @@ def splits_by_rounding(mean: float, images: int) -> list[tuple[int, int]]:
             if sums[processes - 1] / (steps * processes) == mean:
                 found.append((batch, processes))
     return found
+
+
+def is_own(line: Mapping[str, object]) -> bool:
+    """Whether detrnb wrote a log line, by its keys."""
+    return _OWN_KEY in line
+
+
+def logs_as_reference(line: Mapping[str, object]) -> bool:
+    """Whether a log line has the reference's keys and no others, or is detrnb's own.
+
+    What digits prove they prove only where every step's whole batch enters the averages, once, and
+    the rate is that of the first group of parameters, which is all but the backbone. A code with
+    keys of its own may do otherwise: RF-DETR, which accumulates, logs the last part of each step's
+    batch.
+    """
+    return is_own(line) or (
+        line.keys() >= _IN_EVERY_REFERENCES_LOG and all(map(_REFERENCES_KEYS.fullmatch, line))
+    )
+
+
+def logs_backbones_rate(line: Mapping[str, object]) -> bool:
+    """Whether the rate in a log line is the backbone's, by the keys: RT-DETR, D-FINE, DEIM.
+
+    They log the first group of parameters as the reference does, but theirs is the backbone.
+    """
+    return any(map(_RT_DETRS_KEY.fullmatch, line))
 
 
 def name_order(line: Mapping[str, object]) -> Literal["sorted", "unsorted"] | None:

@@ -1,17 +1,27 @@
 """Does an entry of a study help? Its runs against the baseline's, seed by seed, with their cost."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 
 from detrnb.compare.auditing import audit
+from detrnb.compare.differing import Difference
 from detrnb.compare.records import Record, Source, baseline_of, entries, read_records
 from detrnb.compare.statistics import FEWEST_SEEDS, against_baseline
 from detrnb.compare.table import summary, training_seconds
 
 ALIKE = 0.05  # times and memory nearer than this count as equal
+# What must not differ within a pair, unless it is accepted by name; by what the audit calls it.
+FORBIDDEN = {
+    **{name: name for name in ("code", "data", "precision", "seed")},
+    **dict.fromkeys(("validation images", "validation objects"), "data"),
+}
+# What does not forbid a verdict but is said with it.
+_SAID = ("git commit", "versions")
 
 
 @dataclass(frozen=True)
@@ -25,9 +35,11 @@ class Verdicts:
         seconds: the time that training takes, likewise, as from `table.training_seconds`.
         table: one row for each other entry: the columns of `statistics.against_baseline`; `time`
             and `memory`, how many times the baseline's, as medians over pairs, with the range of
-            pairs as `time_low`, `time_high`, ...; `parameters`: how many more; `conditions`: what
-            the audit finds to forbid the comparison, so that a verdict is not of the model alone;
-            `text`: the verdict in words.
+            pairs as `time_low`, `time_high`, ...; `parameters`: how many more; `forbidden`: which
+            of code, data, precision and seed differ in a pair, so that there is no verdict, and
+            `accepted`: which do and were accepted; `conditions`: what else the audits of all pairs
+            find to forbid the comparison, so that a verdict is not of the model alone; `said`: what
+            differs in them and forbids nothing; `text`: the verdict in words.
         left_out: runs that are not compared, with the reason.
     """
 
@@ -39,20 +51,29 @@ class Verdicts:
     left_out: Mapping[str, str]
 
 
-def verdicts(sources: Iterable[Source], baseline: str | None = None) -> Verdicts:
+def verdicts(
+    sources: Iterable[Source], baseline: str | None = None, *, accept: Collection[str] = ()
+) -> Verdicts:
     """Compare a study's entries over the seeds they share.
 
     What counts is AP at the end of training, on the split that nothing was tuned on where every run
-    has it (test.json), else on the validation split.
+    has it (test.json), else on the validation split. Every pair of runs is audited; one that
+    differs in code, data, precision or seed leaves its entry without a verdict.
 
     Args:
         sources: run folders; of one entry all settings are equal but the seed.
         baseline: label of an entry; `detr` unless given, or the first where there is none.
+        accept: of `code`, `data`, `precision` and `seed`, what may differ all the same; verdicts
+            repeat it.
 
     Raises:
         ValueError: a run cannot be read, fewer than two entries are finished, there is no such
-            baseline, or an entry holds a seed twice.
+            baseline, an entry holds a seed twice, or something else was to be accepted.
     """
+    accept = {accept} if isinstance(accept, str) else set(accept)
+    if unknown := accept - set(FORBIDDEN.values()):
+        names = ", ".join(dict.fromkeys(FORBIDDEN.values()))
+        raise ValueError(f"cannot accept {', '.join(map(repr, unknown))}; take of {names}")
     records = read_records(sources)
     left_out = {record.name: why for record in records if (why := _why_not(record))}
     groups = entries([record for record in records if record.name not in left_out])
@@ -71,12 +92,18 @@ def verdicts(sources: Iterable[Source], baseline: str | None = None) -> Verdicts
     values = _by_seed(runs, "test_AP" if tested else "AP")
     metric = f"AP on {splits.pop()}" if tested else "validation AP"
     seconds = _by_seed(runs.assign(seconds=training_seconds(runs)), "seconds")
-    table = against_baseline(values, baseline)
+    found = {
+        entry: _Differences.of(groups[baseline], group, accept)
+        for entry, group in groups.items()
+        if baseline in groups and entry != baseline
+    }
+    unjudged = [entry for entry, differing in found.items() if differing.forbidden]
+    table = against_baseline(values, baseline, unjudged)
     table = table.join(_factors("time", seconds, baseline))
     table = table.join(_factors("memory", _by_seed(runs, "peak_memory_mb"), baseline))
     sizes = runs.groupby("entry")["n_parameters"].last()
     table["parameters"] = sizes - sizes[baseline]
-    table["conditions"] = [_conditions(groups[baseline], groups[entry]) for entry in table.index]
+    table = table.join(pd.DataFrame.from_dict(found, orient="index"))
     table["text"] = [_in_words(row) for row in table.itertuples()]
     return Verdicts(baseline, metric, values, seconds, table, left_out)
 
@@ -89,11 +116,50 @@ def _why_not(record: Record) -> str:
     return "" if "AP" in record.log else "no AP is logged"
 
 
-def _conditions(baseline: list[Record], entry: list[Record]) -> str:
-    """What forbids to compare two entries' models, seen in a pair of runs, of one seed if any."""
-    pairs = [(a, b) for a in baseline for b in entry]
-    pair = next((pair for pair in pairs if pair[0].seed == pair[1].seed), pairs[0])
-    return ", ".join(d.what for d in audit(*pair).differences if d.decisive)
+class _Differences(NamedTuple):
+    """What the audits of an entry's pairs find besides the model; see `Verdicts.table`."""
+
+    forbidden: str
+    accepted: str
+    conditions: str
+    said: str
+
+    @classmethod
+    def of(cls, baseline: list[Record], entry: list[Record], accept: set[str]) -> Self:
+        """Audit each run of an entry against the baseline's of its seed."""
+        pairs = {b.seed: (a, b) for a in baseline for b in entry if a.seed == b.seed}
+        audits = {seed: audit(*pair) for seed, pair in pairs.items()}
+        seen: dict[str, dict[int, Difference]] = {}
+        for seed, found in audits.items():
+            for difference in found.differences:
+                seen.setdefault(difference.what, {})[seed] = difference
+        parts: dict[str, list[str]] = {field: [] for field in cls._fields}
+        if any("code" in found.unknown for found in audits.values()):
+            parts["said"].append("code unknown")
+        # An audit compares at an equal epoch, a verdict the ends.
+        longer = [s for s, (a, b) in pairs.items() if a.log.index[-1] != b.log.index[-1]]
+        if longer:
+            parts["conditions"].append(_where("epochs", dict.fromkeys(longer, ()), len(pairs)))
+        for what, by_seed in seen.items():
+            names = {seed: difference.parts for seed, difference in by_seed.items()}
+            text = _where(what, names, len(pairs))
+            if kind := FORBIDDEN.get(what):
+                parts["accepted" if kind in accept else "forbidden"].append(text)
+            elif any(difference.decisive for difference in by_seed.values()):
+                parts["conditions"].append(text)
+            elif what in _SAID:
+                parts["said"].append(f"other {text}")
+        return cls(*(", ".join(part) for part in parts.values()))
+
+
+def _where(what: str, by_seed: Mapping[int, Collection[str]], pairs: int) -> str:
+    """What differs, in which files, splits or packages, and for which seeds unless for all."""
+    names = list(dict.fromkeys(chain.from_iterable(by_seed.values())))
+    notes = [", ".join(names[:4]) + f" and {len(names) - 4} more" * (len(names) > 4)]
+    if len(by_seed) < pairs:
+        notes.append(f"seed{'s' * (len(by_seed) > 1)} {', '.join(map(str, sorted(by_seed)))}")
+    noted = "; ".join(filter(None, notes))
+    return f"{what} ({noted})" if noted else what
 
 
 def _by_seed(runs: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -112,6 +178,11 @@ def _factors(name: str, values: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 def _in_words(row: object) -> str:
     size = f"{row.difference:+.3f} ({row.low:.3f} to {row.high:.3f})"
+    if row.forbidden:
+        return (
+            f"not judged (AP {row.difference:+.3f}), as pairs differ in {row.forbidden}; run one of"
+            " both again, or accept it by name"
+        )
     words = {
         "better": f"AP better: {size}",
         "worse": f"AP worse: {size}",
@@ -126,7 +197,9 @@ def _in_words(row: object) -> str:
         parts.append(f"{row.parameters:+,.0f} parameters")
     if row.conditions:
         parts.append(f"not by the model alone, as these differ too: {row.conditions}")
-    return ", ".join(part for part in parts if part)
+    if row.accepted:
+        parts.append(f"accepted that pairs differ in {row.accepted}")
+    return "; ".join(filter(None, (", ".join(filter(None, parts)), row.said)))
 
 
 def _time_in_words(median: float, low: float, high: float) -> str:

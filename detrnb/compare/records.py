@@ -14,7 +14,16 @@ from typing import Protocol
 
 import pandas as pd
 
-from detrnb.runs import RunFolder, config_differences, is_over, log_table, read_log
+from detrnb.runs import (
+    RunFolder,
+    config_differences,
+    is_over,
+    last_run,
+    located,
+    log_table,
+    read_log,
+    remarks,
+)
 from detrnb.settings import BASELINE, Config
 
 _RUN_NAME = re.compile(r"(?P<entry>.+?)-s\d+(-[0-9a-f]{8})?( \(\d+\))?")
@@ -43,6 +52,16 @@ class Record:
     provenance: Mapping[str, object] = field(default_factory=dict)
     test: Mapping[str, object] = field(default_factory=dict)
     timing: Mapping[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def run(self) -> list[dict]:
+        """The lines of the run that the log ends with, as from `runs.last_run`."""
+        return last_run(self.lines)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the log must know, as from `runs.remarks`."""
+        return remarks(self.lines)
 
     @cached_property
     def log(self) -> pd.DataFrame:
@@ -86,10 +105,11 @@ def read_record(source: Source) -> Record:
         return source
     if isinstance(source, Sequence) and not isinstance(source, str):
         return _checked(Record("log", source))
-    path = Path(getattr(source, "path", source))
+    path = located(getattr(source, "path", source))
     lines = read_log(path)
     if path.is_file():
-        return _checked(Record(path.parent.name if path.name == "log.txt" else path.stem, lines))
+        folder = path.parent.resolve().name if path.name == "log.txt" else ""
+        return _checked(Record(folder or path.stem, lines))
     folder = RunFolder(path)
     config = folder.read_config() if folder.config_path.exists() else {}
     if not {"model", "data", "train"} <= config.keys():  # another code's

@@ -29,6 +29,8 @@ _COLUMNS = {  # of `table.summary`: heading and format
 def report(records: Sequence[Record]) -> str:
     """A table of the runs, the first audited against each other, verdicts where seeds repeat."""
     parts = [runs_text(summary(records))]
+    if len(records) != 2 and (remarks := [f"{r.name}: {x}" for r in records for x in r.remarks]):
+        parts.append("\n".join(layout.item("-", remark) for remark in remarks))
     if len(records) == 2:
         parts.append(str(audit(*records)))
     elif len(records) > 2:

@@ -6,6 +6,7 @@ difference.
 """
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -115,19 +116,23 @@ def seeds_needed(difference: float, spread: float, comparisons: int = 1) -> int:
     return seeds
 
 
-def against_baseline(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def against_baseline(
+    values: pd.DataFrame, baseline: str, unjudged: Collection[str] = ()
+) -> pd.DataFrame:
     """Compare each entry with the baseline by a number of which more is better, such as AP.
 
     Args:
         values: one row a seed, one column an entry; NaN where a run is missing.
         baseline: a column.
+        unjudged: entries that are described only, whatever their numbers, and so no comparison
+            that others are adjusted for.
 
     Returns:
         One row for each other entry. `seeds`: pairs; `mean`, `spread`: of the entry over all its
         seeds; `difference`: of pairs, entry minus baseline, with `difference_spread` and its 95 %
         interval `low`, `high`, each by itself; `p_holm`: adjusted for all entries judged;
         `detectable`: see `detectable_difference`; `verdict`: `better`, `worse`, `no difference
-        seen`, or `described` for fewer than FEWEST_SEEDS pairs.
+        seen`, `described` for fewer than FEWEST_SEEDS pairs, or `not judged` for one of `unjudged`.
 
     Raises:
         ValueError: no such baseline.
@@ -138,7 +143,11 @@ def against_baseline(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
         raise ValueError(f"no entry {baseline!r} to compare with; there are {known}{hint}")
     others = values.drop(columns=baseline)
     differences = {entry: (others[entry] - values[baseline]).dropna() for entry in others}
-    judged = [entry for entry, found in differences.items() if len(found) >= FEWEST_SEEDS]
+    judged = [
+        entry
+        for entry, found in differences.items()
+        if len(found) >= FEWEST_SEEDS and entry not in unjudged
+    ]
     rows = {}
     for entry, found in differences.items():
         rows[entry] = {
@@ -160,7 +169,9 @@ def against_baseline(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns).astype(float)
     table["p_holm"] = pd.Series(holm(table.loc[judged, "p"].to_numpy()), index=judged)
     table = table.astype({"seeds": int})
-    table["verdict"] = [_verdict(row) for row in table.itertuples()]
+    table["verdict"] = [
+        "not judged" if row.Index in unjudged else _verdict(row) for row in table.itertuples()
+    ]
     return table.rename_axis("entry")
 
 

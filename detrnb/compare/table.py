@@ -14,7 +14,7 @@ _SPLITS = {"train_": "train", "test_": "val", "ema_test_": "val, averaged weight
 _KEY = re.compile("(?P<split>train_|test_|ema_test_)(?P<metric>.+)")
 _LAYERED = re.compile(
     r"(?P<metric>loss_[a-z_]+?|cardinality_error)"
-    r"((_aux)?_(?P<decoder>\d+)|_(?P<other>enc|interm|dn)(_(?P<number>\d+))?)?"
+    r"((?P<aux>_aux)?_(?P<decoder>\d+)|_(?P<other>enc|interm|dn)(_(?P<number>\d+))?)?"
     r"(?P<unscaled>_unscaled)?"
 )
 _OTHER_LAYERS = {"enc": "encoder", "interm": "encoder", "dn": "denoising"}
@@ -36,8 +36,9 @@ def tidy(sources: Iterable[Source]) -> pd.DataFrame:
     Returns:
         Columns `run`, `epoch`, `split` (`train`, `val`, of a run folder's test.json its split),
         `metric` (as in the log, without prefix and layer), `layer` (`1`, `2`, ..., `last` of the
-        decoder, `encoder`, `denoising 1`, ...; empty for what no layer has), `class` (empty for all
-        classes together), `value`. A COCO number of -1, which means none, is NaN.
+        decoder, `encoder`, `denoising 1`, ..., see `places_of`; empty for what no layer has),
+        `class` (empty for all classes together), `value`. A COCO number of -1, which means none, is
+        NaN.
     """
     records = read_records(sources)
     tables = [_numbers(record, record.log).assign(run=record.name) for record in records]
@@ -47,7 +48,7 @@ def tidy(sources: Iterable[Source]) -> pd.DataFrame:
 def _numbers(record: Record, log: pd.DataFrame) -> pd.DataFrame:
     """A run's numbers, as in `tidy`, of the epochs in `log`."""
     numeric = log.select_dtypes("number")
-    places = {key: place for key in numeric if (place := place_of(str(key)))}
+    places = places_of(numeric)
     where = pd.DataFrame.from_dict(places, orient="index", columns=_PLACE[:3]).assign(
         **{"class": ""}
     )
@@ -58,8 +59,39 @@ def _numbers(record: Record, log: pd.DataFrame) -> pd.DataFrame:
     return numbers.astype({"value": float})
 
 
-def place_of(key: str) -> tuple[str, str, str] | None:
-    """Split, metric and layer of a log table's column; None of one that measures no split."""
+def places_of(keys: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Split, metric and layer of a log's keys; left out are those that measure no split.
+
+    RT-DETR puts the encoder's predictions behind those of the decoder's layers (`aux_`), where the
+    denoising queries, which the encoder has not, count the layers. Where neither they nor keys of
+    the encoder's own are there, the last of these layers is called `6 or encoder`.
+    """
+    places, last = {}, {}
+    for key in map(str, keys):
+        if place := _place_of(key):
+            places[key] = place
+    for split in {split for split, *_ in places.values()}:
+        layers = {key: _layers(key) for key, place in places.items() if place[0] == split}
+        auxiliary = {int(x["decoder"]) for x in layers.values() if x and x["aux"]}
+        denoising = {x["number"] for x in layers.values() if x and x["other"] == "dn"}
+        if not auxiliary or any(x and x["other"] == "enc" for x in layers.values()):
+            continue
+        if len(denoising) in (0, len(auxiliary)):
+            label = "encoder" if denoising else f"{max(auxiliary) + 1} or encoder"
+            last |= {
+                key: (split, places[key][1], label)
+                for key, x in layers.items()
+                if x and x["aux"] and int(x["decoder"]) == max(auxiliary)
+            }
+    return places | last
+
+
+def _layers(key: str) -> re.Match | None:
+    found = _KEY.fullmatch(key)
+    return found and _LAYERED.fullmatch(found["metric"])
+
+
+def _place_of(key: str) -> tuple[str, str, str] | None:
     plain = key.removeprefix("ema_")
     if plain in COCO_METRICS:
         return _SPLITS["test_" if plain == key else "ema_test_"], plain, ""

@@ -9,8 +9,9 @@ from detrnb.datasets.annotations import (
 )
 from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.checking import Report, check
-from detrnb.datasets.coco import CocoDataset, collate
+from detrnb.datasets.coco import CocoDataset, collate, sound_records
 from detrnb.datasets.loader import Batch, FeatureDataset, compute_features, make_loader
+from detrnb.datasets.pictures import as_rgb
 from detrnb.datasets.splits import (
     check_splits,
     has_split,
@@ -31,6 +32,7 @@ __all__ = [
     "Report",
     "TrainBatches",
     "TrainTransform",
+    "as_rgb",
     "category_difference",
     "check",
     "check_splits",
@@ -44,6 +46,7 @@ __all__ = [
     "read_annotations",
     "resize_shape",
     "resolved",
+    "sound_records",
     "split_paths",
     "with_classes",
 ]

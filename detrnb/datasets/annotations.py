@@ -1,7 +1,9 @@
 """COCO annotation files as flat arrays."""
 
 import hashlib
+import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from detrnb.datasets import fields
+from detrnb.datasets.fields import NO_ID, Fields
 from detrnb.datasets.json_lists import json_lists
 
-NO_ID = -(2**63)  # stands for an annotation id that the file leaves out
 SHOWN = 3  # examples of one kind of fault
+MOST_LABELS = 2**16  # a model has logits for all of them, used or not
 
 Classes = dict[int, tuple[int, str]]  # label -> category id, name
 
@@ -40,12 +44,14 @@ class Annotations:
         image_ids: (n,) int64.
         file_names: (n,) bytes, UTF-8.
         image_sizes: (n, 2) float64, width and height; NaN where the file does not tell.
-        ids: (m,) int64, of the annotations; NO_ID where the file has none.
+        ids: (m,) int64, of the annotations; NO_ID where the file has none that is a number.
         of_image: (m,) int64, image id of each annotation.
         of_category: (m,) int64, its category id.
         crowd: (m,) bool.
         boxes_xywh: (m, 4) float64, pixels, all finite.
+        areas: (m,) float64, pixels, of what the boxes are around; NaN where the file has none.
         malformed: list's name -> records that cannot be read.
+        merged: categories listed again, id and name alike, which are taken as one.
     """
 
     path: Path
@@ -58,7 +64,49 @@ class Annotations:
     of_category: np.ndarray
     crowd: np.ndarray
     boxes_xywh: np.ndarray
+    areas: np.ndarray
     malformed: Mapping[str, Examples]
+    merged: Examples
+
+    def as_coco(self) -> dict[str, list[dict]]:
+        """What was read as the content of a COCO file, for tools that measure by one.
+
+        What the file leaves out is filled in: `iscrowd` 0, `area` width times height, and ids
+        from 1 where one is missing, repeated or 0 (COCO's own tool takes an annotation of id 0 for
+        unmatched). An image of unknown size has none.
+        """
+        ids = self.ids
+        if len(np.unique(ids)) < len(ids) or np.isin(ids, (0, NO_ID)).any():
+            ids = np.arange(1, len(ids) + 1)
+        areas = np.where(np.isnan(self.areas), self.boxes_xywh[:, 2:].prod(1), self.areas)
+        boxes = {
+            "id": ids,
+            "image_id": self.of_image,
+            "category_id": self.of_category,
+            "bbox": self.boxes_xywh,
+            "area": areas,
+            "iscrowd": self.crowd.astype(int),
+        }
+        images = [
+            {"id": i, "file_name": name.decode()}
+            for i, name in zip(self.image_ids.tolist(), self.file_names, strict=True)
+        ]
+        for at in np.flatnonzero(~np.isnan(self.image_sizes).any(1)).tolist():
+            images[at]["width"], images[at]["height"] = self.image_sizes[at].tolist()
+        return {
+            "images": images,
+            "annotations": [
+                dict(zip(boxes, row, strict=True))
+                for row in zip(*(column.tolist() for column in boxes.values()), strict=True)
+            ],
+            "categories": [{"id": i, "name": name} for i, name in self.categories],
+        }
+
+
+def known_size(size: np.ndarray) -> tuple[float, float] | None:
+    """Width and height of an image, None where the file does not tell (NaN)."""
+    width, height = size.tolist()
+    return None if math.isnan(width) else (width, height)
 
 
 def fingerprint(annotations: Path) -> str:
@@ -88,8 +136,8 @@ def read_annotations(path: Path) -> Annotations:
 @lru_cache(maxsize=4)
 def _read(path: Path, content: str) -> Annotations:
     """Read the file; `content` is its fingerprint, by which the cache knows it."""
-    tables = {"images": _Table(_image), "annotations": _Table(_annotation)}
-    tables["categories"] = _Table(_category)
+    tables = {"images": _Table(fields.image), "annotations": _Table(fields.annotation)}
+    tables["categories"] = _Table(fields.category)
     missing = set(tables)
     for name, records in json_lists(path):
         if name in tables and name not in missing:
@@ -102,9 +150,13 @@ def _read(path: Path, content: str) -> Annotations:
             raise ValueError(f"{path} has no list '{name}'; expected a COCO instances file")
     images, boxes, categories = tables.values()
     ids, of_image, of_category, crowd = boxes.columns(4)
+    measures = boxes.measures(5)
+    listed = list(zip(categories.columns(1)[0].tolist(), categories.names, strict=True))
+    times = Counter(listed)
+    again = ["category {} ({})".format(*entry) for entry, count in times.items() if count > 1]
     result = Annotations(
         path=path,
-        categories=tuple(zip(categories.columns(1)[0].tolist(), categories.names, strict=True)),
+        categories=tuple(times),
         image_ids=images.columns(1)[0],
         file_names=np.array([name.encode() for name in images.names], dtype=np.bytes_),
         image_sizes=images.measures(2),
@@ -112,8 +164,10 @@ def _read(path: Path, content: str) -> Annotations:
         of_image=of_image,
         of_category=of_category,
         crowd=crowd.astype(bool),
-        boxes_xywh=boxes.measures(4),
+        boxes_xywh=measures[:, :4].copy(),
+        areas=measures[:, 4].copy(),
         malformed={name: table.malformed for name, table in tables.items()},
+        merged=Examples(len(listed) - len(times), again[:SHOWN]),
     )
     for column in vars(result).values():
         if isinstance(column, np.ndarray):
@@ -124,7 +178,7 @@ def _read(path: Path, content: str) -> Annotations:
 class _Table:
     """The records of one list as columns; numbers lie flat from the start, not as objects."""
 
-    def __init__(self, parse: Callable[[dict], tuple[tuple, tuple, str]]) -> None:
+    def __init__(self, parse: Callable[[dict], Fields]) -> None:
         self.parse = parse
         self.whole, self.real, self.names = array("q"), array("d"), []
         self.malformed = Examples()
@@ -136,7 +190,7 @@ class _Table:
                 if not isinstance(record, dict):
                     raise ValueError(f"it is {record!r:.60}, not an object")
                 whole, real, name = self.parse(record)
-            except (ValueError, OverflowError) as error:
+            except ValueError as error:
                 known = record.get("id") if isinstance(record, dict) else None
                 self.malformed.add(f"element {number} (id {known!r:.40}): {error}")
                 continue
@@ -154,46 +208,6 @@ class _Table:
         return np.array(self.real, dtype=np.float64).reshape(-1, count)
 
 
-def _image(record: dict) -> tuple[tuple[int], tuple[float, float], str]:
-    size = record.get("width"), record.get("height")
-    if not all(type(side) in (int, float) and side > 0 for side in size):
-        size = float("nan"), float("nan")
-    return (_whole(record, "id"),), size, _text(record, "file_name")
-
-
-def _category(record: dict) -> tuple[tuple[int], tuple[()], str]:
-    return (_whole(record, "id"),), (), _text(record, "name")
-
-
-def _annotation(record: dict) -> tuple[tuple[int, int, int, bool], tuple[float, ...], str]:
-    box = record.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4
-    if not (numbers and all(type(x) in (int, float) and abs(x) < 1e30 for x in box)):  # or NaN
-        raise ValueError(f"bbox is {box!r:.60}; expected four finite numbers [x, y, width, height]")
-    ids = (
-        NO_ID if record.get("id") is None else _whole(record, "id"),
-        _whole(record, "image_id"),
-        _whole(record, "category_id"),
-    )
-    return (*ids, bool(record.get("iscrowd", 0))), tuple(box), ""
-
-
-def _whole(record: dict, key: str) -> int:
-    value = record.get(key)
-    # Some exports write 3.0 for 3.
-    if (type(value) is int or type(value) is float and value.is_integer()) and abs(value) < 2**63:
-        return int(value)
-    raise ValueError(f"{key} is {value!r:.40}; expected a whole number")
-
-
-def _text(record: dict, key: str) -> str:
-    value = record.get(key)
-    if isinstance(value, str) and value:
-        value.encode()  # half a surrogate pair is a ValueError
-        return value
-    raise ValueError(f"{key} is {value!r:.40}; expected text")
-
-
 def label_classes(categories: Iterable[tuple[int, str]], contiguous: bool) -> Classes:
     """What labels stand for.
 
@@ -203,14 +217,15 @@ def label_classes(categories: Iterable[tuple[int, str]], contiguous: bool) -> Cl
             itself, as the official weights have it.
 
     Raises:
-        ValueError: a label would be negative.
+        ValueError: a label would be negative, or higher than a model can have.
     """
     ordered = sorted(categories)
-    if not contiguous and ordered[0][0] < 0:
-        raise ValueError(
-            f"category id {ordered[0][0]} cannot be a label, which counts from 0; set"
-            " data.contiguous_labels=True"
-        )
+    for i in () if contiguous else (ordered[0][0], ordered[-1][0]):
+        if not 0 <= i < MOST_LABELS:
+            raise ValueError(
+                f"category id {i} cannot be a label, which counts from 0 to below {MOST_LABELS:,};"
+                " set data.contiguous_labels=True"
+            )
     return {label if contiguous else entry[0]: entry for label, entry in enumerate(ordered)}
 
 

@@ -12,9 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from detrnb.bar import Bar
-from detrnb.datasets.annotations import SHOWN, category_difference, read_annotations
-from detrnb.datasets.coco import coco_splits, open_rgb
+from detrnb.datasets.annotations import (
+    SHOWN,
+    category_difference,
+    known_size,
+    read_annotations,
+)
+from detrnb.datasets.coco import coco_splits
 from detrnb.datasets.faults import Fault, Faults, Records, file_faults
+from detrnb.datasets.misplaced import found_elsewhere
+from detrnb.datasets.pictures import PictureError, open_rgb
 from detrnb.runs import cpu_count
 
 
@@ -99,7 +106,10 @@ def check(
             faults.append(Fault(name, "unusable annotation file", 1, (str(error),)))
             continue
         split, on_disk = _on_disk(name, Path(folder), records, images)
-        faults += [*file_faults(split.records, name), *on_disk]
+        in_file = file_faults(split.records, name)
+        if not split.records.counted.any() and not any(fault.is_error for fault in in_file):
+            in_file.say("no boxes", [f"{Path(file).name} has none of some area that is no crowd"])
+        faults += [*in_file, *on_disk]
         faults += _against_model(split, num_queries, num_classes, contiguous)
         faults += _as_training(split) if name == training else _beside(split, splits, training)
         splits[name] = split
@@ -116,75 +126,83 @@ def _content(records: Records) -> str:
         f"{len(boxes_of)} images, {(boxes_of == 0).sum()} without boxes;"
         f" {records.counted.sum()} boxes of {len(used)} of {len(annotations.categories)} classes,"
         f" at most {boxes_of.max(initial=0)} in an image"
-        + (f"; {crowds} crowd annotations, left out" if crowds else "")
+        + (f"; {crowds} crowd annotations, left out of training" if crowds else "")
     )
 
 
 def _on_disk(name: str, folder: Path, records: Records, images: bool) -> tuple[_Split, Faults]:
     """A split, and what is wrong with its image files."""
     split, faults = _Split(name, folder, records, None), Faults(name)
-    missing = _missing(folder, records.annotations.file_names)
-    faults.mark("missing image file", missing, records.image)
-    return _opened(split, ~missing, faults) if images else split, faults
+    names = [file_name.decode() for file_name in records.annotations.file_names]
+    present = _present(folder, names)
+    there, missing = (
+        {names[i] for i in np.flatnonzero(mask).tolist()} for mask in (present, ~present)
+    )
+    elsewhere = found_elsewhere(folder, missing, there) if missing else {}
+    misplaced = np.array([file_name in elsewhere for file_name in names], dtype=bool)
+    faults.mark(
+        "image file under another name",
+        misplaced,
+        lambda i: f"{records.image(i)} is there as {elsewhere[names[i]]}",
+    )
+    faults.mark("missing image file", ~present & ~misplaced, records.image)
+    return _opened(split, present, faults) if images else split, faults
 
 
 def _opened(split: _Split, present: np.ndarray, faults: Faults) -> _Split:
     """The split with what its image files hold; adds what is wrong with them."""
-    records, problems = split.records, {}
+    records, found = split.records, {}
     sizes, digests = records.sizes.copy(), [b""] * len(present)
     for index, seen in _look_at_all(split, np.flatnonzero(present).tolist()):
         digests[index] = seen.digest
-        if seen.size is None:
-            problems[index] = seen.problem
-        else:
+        if seen.size is not None:
             sizes[index] = seen.size
-    faults.say(
-        "unreadable image file",
-        [f"{records.image(i)} {problems[i]}" for i in sorted(problems)[:SHOWN]],
-        len(problems),
-    )
-    stated = ~np.isnan(records.sizes).any(1)
-    faults.mark(
-        "image of another size than its record's",
-        stated & (sizes != records.sizes).any(1),
-        lambda i: f"{records.image(i)} is {_size(sizes[i])}, recorded as {_size(records.sizes[i])}",
-    )
+        for kind, what in seen.findings:
+            found.setdefault(kind, []).append(f"{records.image(index)} {what}")
+    for kind, images in found.items():
+        faults.say(kind, images[:SHOWN], len(images))
     return _Split(split.name, split.images, Records(records.annotations, sizes), digests)
 
 
-def _size(size: np.ndarray) -> str:
-    return f"{size[0]:g}×{size[1]:g}"
-
-
-def _missing(folder: Path, file_names: np.ndarray) -> np.ndarray:
-    """Mask of the images whose file is not there; folders are listed, no file is touched."""
-    names = [name.decode() for name in file_names]
+def _present(folder: Path, names: list[str]) -> np.ndarray:
+    """Mask of the images whose file is there; folders are listed, no file is touched."""
     present = set()
     for inner in {os.path.dirname(name) for name in names}:
         if (folder / inner).is_dir():
             with os.scandir(folder / inner) as entries:
                 present.update(os.path.join(inner, e.name) for e in entries if e.is_file())
     # A name that no listing shows may still lead to a file, such as './a.jpg'.
-    missing = [name not in present and not (folder / name).is_file() for name in names]
-    return np.array(missing, dtype=bool)
+    there = [name in present or os.path.isfile(folder / name) for name in names]
+    return np.array(there, dtype=bool)
 
 
 class _Seen(NamedTuple):
-    """An image file as it was opened: size (width, height) or problem, digest of its content."""
+    """An image file as it was opened.
+
+    Attributes:
+        size: (width, height), None where not known.
+        findings: kinds of fault, and each in words that follow the image's name.
+        digest: of the content.
+    """
 
     size: tuple[int, int] | None
-    problem: str
+    findings: list[tuple[str, str]]
     digest: bytes
 
 
-def _look_at(file: Path) -> _Seen:
-    digest = b""
+def _look_at(file: Path, size: tuple[float, float] | None) -> _Seen:
+    """Args: size: on record, None where there is none."""
+    guesses, digest = [], b""
     try:
         content = file.read_bytes()
         digest = hashlib.sha256(content).digest()
-        return _Seen(open_rgb(io.BytesIO(content)).size, "", digest)
-    except (OSError, ValueError) as error:
-        return _Seen(None, str(error), digest)
+        picture = open_rgb(io.BytesIO(content), size, guesses.append)
+        return _Seen(picture.size, [("image taken by a guess", g) for g in guesses], digest)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        return _Seen(None, [("unreadable image file", problem)], digest)
+    except PictureError as error:
+        return _Seen(error.size, [(error.kind, str(error))], digest)
 
 
 def _look_at_all(split: _Split, indices: list[int]) -> Iterator[tuple[int, _Seen]]:
@@ -193,7 +211,10 @@ def _look_at_all(split: _Split, indices: list[int]) -> Iterator[tuple[int, _Seen
         Bar(len(indices), f"opening {split.name}") as bar,
         ThreadPoolExecutor(cpu_count()) as pool,
     ):
-        for index, seen in zip(indices, pool.map(_look_at, map(split.file, indices)), strict=True):
+        annotations = split.records.annotations
+        sizes = [known_size(annotations.image_sizes[index]) for index in indices]
+        seen_of = pool.map(_look_at, map(split.file, indices), sizes)
+        for index, seen in zip(indices, seen_of, strict=True):
             bar.update()
             yield index, seen
 
@@ -203,9 +224,6 @@ def _against_model(
 ) -> Faults:
     """What does not fit the model that is to learn it, or by which it is to be measured."""
     records, faults = split.records, Faults(split.name)
-    if not records.counted.any():
-        file = records.annotations.path.name
-        faults.say("no boxes", [f"{file} has none of some area that is no crowd"])
     if num_queries is not None:
         faults.mark(
             "more boxes in an image than queries",

@@ -2,19 +2,26 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from detrnb.boxes import xyxy_to_cxcywh
-from detrnb.datasets.annotations import Annotations, class_names, label_classes, read_annotations
-from detrnb.datasets.faults import Records, file_faults, find
+from detrnb.datasets.annotations import (
+    class_names,
+    known_size,
+    label_classes,
+    read_annotations,
+)
+from detrnb.datasets.faults import ERRORS, Records, file_faults, find
+from detrnb.datasets.misplaced import found_elsewhere
+from detrnb.datasets.pictures import PictureError, open_rgb
 from detrnb.datasets.transforms import Sample, clip_boxes
 
 Transform = Callable[[Image.Image, np.ndarray, np.ndarray, np.random.Generator], Sample]
@@ -64,29 +71,38 @@ def coco_splits(root: Path) -> dict[str, tuple[Path, Path]]:
     return {split: (root / split, splits[split]) for split in order}
 
 
-def open_rgb(file: Path | BinaryIO) -> Image.Image:
-    """An image in RGB, its pixels as stored (COCO's boxes disregard EXIF rotation).
+def sound_records(annotations: Path) -> Records:
+    """The records of an annotation file without errors.
 
     Raises:
-        ValueError: not found or not readable; in words that follow the file's name.
+        ValueError: it is missing, malformed or has another error of `file_faults`; names file and
+            ids.
     """
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise ValueError("not found") from None
-    except UnidentifiedImageError:
-        raise ValueError("cannot be read (not an image of a known format)") from None
-    except Exception as error:  # a broken file makes decoders raise what they like
-        raise ValueError(f"cannot be read ({error or type(error).__name__})") from error
+    records = Records(read_annotations(annotations))
+    errors = [fault for fault in file_faults(records, str(annotations)) if fault.is_error]
+    if errors:
+        raise ValueError("\n".join(map(str, errors)))
+    return records
+
+
+class SampleError(ValueError):
+    """A sample that cannot be had: one sentence with image, problem and remedy.
+
+    A loader's worker hands an error over as the text of its whole traceback, from which the same
+    class is made anew in the process that asked; only the sentence is kept.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class CocoDataset(Dataset):
     """Images with boxes, in order of image id, images without boxes included.
 
-    Crowd boxes are left out, boxes clipped to the image, boxes without area dropped. The
-    annotations are held as a few flat arrays: worker processes then share their memory, which
-    millions of Python objects, touched by reference counts, would not let them.
+    Crowd boxes are left out, boxes clipped to the image, boxes without area dropped; the ground
+    truth, for evaluation, has them all as the file has them. The annotations are held as a few flat
+    arrays: worker processes then share their memory, which millions of Python objects, touched by
+    reference counts, would not let them.
 
     Attributes:
         annotations: the annotation file.
@@ -128,11 +144,9 @@ class CocoDataset(Dataset):
         self.contiguous = contiguous
         # In shared memory, so that workers which live on see the next epoch too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        content = read_annotations(self.annotations)
-        records = Records(content)
-        errors = [f for f in file_faults(records, str(self.annotations)) if f.is_error]
-        if errors:
-            raise ValueError("\n".join(map(str, errors)))
+        self._guessed = False  # whether a guess was said; once a process is enough
+        records = sound_records(self.annotations)
+        self._content = content = records.annotations
         self.classes = label_classes(content.categories, contiguous)
         self.class_names = class_names(self.classes, max(self.classes) + 1)
         self.category_ids = tuple(
@@ -142,20 +156,24 @@ class CocoDataset(Dataset):
         self.image_ids = content.image_ids[order]
         self.image_sizes = content.image_sizes[order]
         self._file_names = content.file_names[order]
-        self._set_boxes(content)
+        self._set_boxes(records)
 
     @property
     def num_classes(self) -> int:
         """Number of labels, no-object excluded."""
         return len(self.class_names)
 
-    def _set_boxes(self, content: Annotations) -> None:
+    def ground_truth(self) -> dict[str, list[dict]]:
+        """What is on record, as the content of a COCO file; what the file leaves out filled in."""
+        return self._content.as_coco()
+
+    def _set_boxes(self, records: Records) -> None:
         """Keep boxes (xyxy, pixels) and labels (by category id), image by image, in flat arrays."""
+        content = records.annotations
         place = find(self.image_ids, content.of_image)
-        rows = np.flatnonzero(~content.crowd)
+        rows = np.flatnonzero(records.counted)
         rows = rows[np.argsort(place[rows], kind="stable")]
-        x, y, width, height = content.boxes_xywh[rows].T
-        self._boxes = np.stack([x, y, x + width, y + height], axis=1).astype(np.float32)
+        self._boxes = records.corners[rows]
         labels = np.array(sorted(self.classes), dtype=np.int64)
         category_ids = np.array([self.classes[label][0] for label in labels.tolist()])
         self._labels = labels[np.searchsorted(category_ids, content.of_category[rows])]
@@ -189,12 +207,16 @@ class CocoDataset(Dataset):
             each (height, width), before and after the transform.
 
         Raises:
-            ValueError: where the image file is missing or unreadable.
+            SampleError: the image file is missing, unreadable, or not the one that is annotated;
+                or the transform cannot be applied to it.
         """
         image, boxes_xyxy, labels = self._stored(index)
         orig_size = image.height, image.width
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
-        image, boxes_xyxy, labels = self.transform(image, boxes_xyxy, labels, rng)
+        try:
+            image, boxes_xyxy, labels = self.transform(image, boxes_xyxy, labels, rng)
+        except ValueError as error:
+            raise SampleError(f"{self._name(index)} {error}") from error
         corners = torch.from_numpy(boxes_xyxy / np.float32([image.width, image.height] * 2))
         target = {
             "boxes": xyxy_to_cxcywh(corners),
@@ -220,15 +242,44 @@ class CocoDataset(Dataset):
         image = self._open(index)
         at = slice(self._offsets[index], self._offsets[index + 1])
         boxes_xyxy, kept = clip_boxes(self._boxes[at], image.width, image.height)
-        return image, boxes_xyxy, self._labels[at][kept]
+        if not kept.all():  # only where the record has no size
+            x, y, *_ = self._boxes[at][~kept][0].tolist()
+            raise SampleError(
+                f"{self._name(index)} is {image.width}×{image.height}, and its box at x {x:g}, y"
+                f" {y:g} is outside it. {ERRORS['box outside its image']}"
+            )
+        return image, boxes_xyxy, self._labels[at]
 
     def _open(self, index: int) -> Image.Image:
-        file = self.images / self._file_names[index].decode()
+        def say(guess: str) -> None:
+            if not self._guessed:
+                self._guessed = True
+                warnings.warn(
+                    f"{self._name(index)} {guess}; perhaps others are too: `detrnb data` with"
+                    " --images lists them",
+                    stacklevel=2,
+                )
+
         try:
-            return open_rgb(file)
-        except ValueError as error:
-            image = f"image {self.image_ids[index]} of {self.annotations}"
-            raise ValueError(f"{image}: {file} {error}") from error
+            return open_rgb(self._file(index), known_size(self.image_sizes[index]), say)
+        except PictureError as error:
+            kind, problem = error.kind, str(error)
+            elsewhere = self._elsewhere(index) if kind == "missing image file" else None
+            if elsewhere is not None:
+                kind, problem = "image file under another name", f"is there as {elsewhere}"
+            raise SampleError(f"{self._name(index)} {problem}. {ERRORS[kind]}") from error
+
+    def _elsewhere(self, index: int) -> str | None:
+        """Where in the folder a missing image's file is, if under another name."""
+        name, *others = (n.decode() for n in np.roll(self._file_names, -index))
+        return found_elsewhere(self.images, [name], set(others)).get(name)
+
+    def _file(self, index: int) -> Path:
+        return self.images / self._file_names[index].decode()
+
+    def _name(self, index: int) -> str:
+        """A sample in words: id, annotations, file."""
+        return f"image {self.image_ids[index]} of {self.annotations}: {self._file(index)}"
 
 
 def collate(batch: list[tuple[Tensor, Target]]) -> tuple[Tensor, Tensor, list[Target]]:

@@ -13,7 +13,19 @@ WINDOW = 1 << 20  # characters read at a time
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _END = re.compile(r"[ \t\n\r,:\]}]")  # what may follow a value
-_decode = json.JSONDecoder().raw_decode
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON, whose keys say one thing each."""
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        for key, value in pairs:
+            if whole[key] != value:
+                raise ValueError(f"two values of the key {key!r} in one object")
+    return whole
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
 
 
 def json_lists(path: Path) -> Iterator[tuple[str, Iterator[object]]]:
@@ -112,6 +124,10 @@ class _Window:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self.text)
                 self.at = error.pos
                 raise self.error("is cut off" if cut else f"has {error.msg!r}") from None
+            except ValueError as error:  # of a key, or of a number of thousands of digits
+                raise self.error(f"has {error}") from None
+            except RecursionError:
+                raise self.error("has too many lists or objects inside each other") from None
             # A number may go on beyond the window: '1.' is read as 1.
             if _END.match(self.text, end) or not self._read_on():
                 self.at = end
@@ -122,7 +138,7 @@ class _Window:
         try:
             more = self.file.read(max(WINDOW, len(self.text) - self.at))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path} is not UTF-8 text: {error}") from None
+            raise ValueError(f"{self.path} is not UTF-8 text ({error}); save it as such") from None
         if more:
             self.text, self.before = self.text[self.at :] + more, self.before + self.at
             self.at = 0

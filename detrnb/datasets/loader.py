@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from detrnb.bar import Bar
+from detrnb.checkpoints import read_checkpoint
 from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.coco import CocoDataset, Target, collate
-from detrnb.runs import cpu_count, write_whole
+from detrnb.runs import cpu_count, remove_left_over, write_whole
 
 _TENSORS = ("boxes", "labels")  # of a target; the rest of it are plain numbers
 Batch = tuple[Tensor, Tensor, list[Target]]
@@ -58,13 +59,17 @@ def compute_features(
 
     Args:
         encode: images (B, 3, H, W) uint8 and padding mask (B, H, W) to features (B, C, h, w).
-        kept: file that holds the features for the next time; taken from it where it exists.
+        kept: file that holds the features for the next time; taken from it where it exists, made
+            anew where it cannot be read.
 
     Raises:
         ValueError: images differ in size, so that features would depend on the batch's padding.
     """
     if kept is not None and kept.exists():
-        return FeatureDataset(source, *_read_features(kept))
+        try:
+            return FeatureDataset(source, *_read_features(kept))
+        except ValueError as error:
+            print(f"{error}; computed again", flush=True)
     features, targets, sizes = [], [], set()
     with Bar(len(source), f"features of {source.annotations.stem}") as bar:
         for images, padding_mask, batch_targets in make_loader(source, batch_size, num_workers=0):
@@ -79,6 +84,7 @@ def compute_features(
             targets.extend(batch_targets)
             bar.update(len(batch_targets))
     if kept is not None:
+        remove_left_over(kept.parent)
         _write_features(kept, torch.cat(features), targets)
     return FeatureDataset(source, torch.cat(features), targets)
 
@@ -96,8 +102,15 @@ def _write_features(path: Path, features: Tensor, targets: list[Target]) -> None
 
 
 def _read_features(path: Path) -> tuple[Tensor, list[Target]]:
-    """What `_write_features` kept."""
-    content = torch.load(path, weights_only=True)
+    """What `_write_features` kept.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+    """
+    content = read_checkpoint(path)
+    keys = {"features", "rest", "counts", *_TENSORS}
+    if not isinstance(content, dict) or content.keys() != keys:
+        raise ValueError(f"{path} holds no features of images")
     columns = [content[name].split(content["counts"]) for name in _TENSORS]
     targets = [
         {**rest, **dict(zip(_TENSORS, row, strict=True))}

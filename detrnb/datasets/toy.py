@@ -26,6 +26,7 @@ from detrnb.datasets.toy_drawing import (
     read_digits,
     read_photographs,
 )
+from detrnb.runs import naming, write_whole
 from detrnb.settings import ToyConfig
 
 GENERATOR = "detrnb.datasets.toy"
@@ -135,8 +136,12 @@ def _build(folder: Path, settings: ToyConfig) -> None:
                 "categories": categories,
             }
             file = folder / "annotations" / f"instances_{split}2017.json"
-            file.write_text(json.dumps(content))
-    (folder / SETTINGS_FILE).write_text(json.dumps(_record(settings), indent=2) + "\n")
+            _write_text(file, json.dumps(content))
+    _write_text(folder / SETTINGS_FILE, json.dumps(_record(settings), indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _write_image(
@@ -166,7 +171,8 @@ def _write_image(
         "height": settings.image_size,
         "photograph": name,
     }
-    Image.fromarray(pixels).save(folder / record["file_name"], compress_level=1)  # fast
+    with naming(folder / record["file_name"]):
+        Image.fromarray(pixels).save(folder / record["file_name"], compress_level=1)  # fast
     return record, [_annotation(digit, record["id"]) for digit in drawn]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 Sample = tuple[Image.Image, np.ndarray, np.ndarray]
+MOST_PIXELS = 2**26  # of a resized image: a quarter of a gigabyte in Pillow
 
 
 def resize_shape(width: int, height: int, short_side: int, max_size: int | None) -> tuple[int, int]:
@@ -75,7 +76,14 @@ class TrainTransform:
 
         Returns:
             Image, boxes and labels; boxes that a crop leaves without area are gone.
+
+        Raises:
+            ValueError: the image is too oblong to be resized.
         """
+        # Whatever is drawn, so that no epoch is the first to fail.
+        _refuse_oblong(image.size, max(self.sizes), self.max_size)
+        if self.crop is not None:
+            _refuse_oblong(image.size, max(self.crop_sizes), None)
         if self.flip and rng.random() < 0.5:
             image, boxes_xyxy = _flip(image, boxes_xyxy)
         if self.crop is not None and rng.random() < 0.5:
@@ -109,8 +117,27 @@ class EvalTransform:
     ) -> Sample:
         """Resize one sample; arguments as for `TrainTransform`, nothing is drawn from `rng`."""
         if self.size is not None:
+            _refuse_oblong(image.size, self.size, self.max_size)
             image, boxes_xyxy = _resize(image, boxes_xyxy, self.size, self.max_size)
         return image, boxes_xyxy, labels
+
+
+def _refuse_oblong(size: tuple[int, int], short_side: int, max_size: int | None) -> None:
+    """Refuse an image for which the resize rule breaks down or fills the memory.
+
+    Raises:
+        ValueError: in words that follow the image's name.
+    """
+    new = resize_shape(*size, short_side, max_size)
+    # Rounding at most doubles the long side; beyond that the short one would be less than a pixel.
+    too_long = max_size is not None and max(new) > 2 * max_size
+    if too_long or new[0] * new[1] > MOST_PIXELS:
+        limit = "" if max_size is None else f" and a long one up to {max_size}"
+        raise ValueError(
+            "is {}×{}, too oblong to be resized to".format(*size)
+            + f" a short side of {short_side}{limit}: that would be {new[0]}×{new[1]}. Cut it into"
+            " pieces, its boxes too, or take it out of the data set"
+        )
 
 
 def _flip(image: Image.Image, boxes_xyxy: np.ndarray) -> tuple[Image.Image, np.ndarray]:

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,17 +35,15 @@ def _example(B: int, H: int, W: int) -> tuple[Tensor, Tensor]:
     return images, padding_mask
 
 
-def write_onnx(
-    model: DETR, path: Path, about: dict[str, str], size: tuple[int, int] | None
-) -> None:
-    """Write a model's network, and run the file beside torch.
+def onnx_bytes(model: DETR, about: dict[str, str], size: tuple[int, int] | None) -> bytes:
+    """A model's network as an ONNX file's content, run beside torch.
 
     Args:
         about: the file's metadata.
         size: (H, W) of the only images it then takes; None for any.
 
     Raises:
-        ValueError: a missing package, a model that ONNX cannot express, or a file that does not
+        ValueError: a missing package, a model that ONNX cannot express, or content that does not
             compute what the model does.
     """
     detector = Detector(copy.deepcopy(model).cpu()).eval()
@@ -76,23 +73,27 @@ def write_onnx(
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"this model cannot be written as ONNX: {error}") from error
     program.model.metadata_props.update(about)
-    program.save(path)
-    check_onnx(detector, path, size)
+    content = program.model_proto.SerializeToString()
+    check_onnx(detector, content, size)
+    return content
 
 
 @torch.no_grad()
-def check_onnx(detector: Detector, path: Path, size: tuple[int, int] | None) -> None:
-    """Run the file on other images than it was made with; delete it where torch disagrees."""
+def check_onnx(detector: Detector, content: bytes, size: tuple[int, int] | None) -> None:
+    """Run a file's content on other images than it was made with; refuse it where torch disagrees.
+
+    Raises:
+        ValueError: it computes something else.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     images, padding_mask = _example(3, *(size or (131, 97)))
     found = session.run(None, {"images": images.numpy(), "padding_mask": padding_mask.numpy()})
     expected = detector(images, padding_mask)
     largest = max(np.abs(a - b.numpy()).max() for a, b in zip(found, expected, strict=True))
     if not largest <= TOLERANCE:
-        path.unlink()
         raise ValueError(
-            f"{path} is deleted: what ONNX Runtime computes from it differs from torch's by"
+            "nothing was written: what ONNX Runtime computes of this model differs from torch's by"
             f" {largest:.1e}, more than {TOLERANCE:g}"
         )

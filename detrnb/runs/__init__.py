@@ -4,11 +4,19 @@ Every file of a run is written and read through this room.
 """
 
 from detrnb.runs.folder import RunFolder, config_differences, run_name
-from detrnb.runs.home import project_root, save_figure
-from detrnb.runs.log import COCO_METRICS, is_over, log_table, parse_object, read_log
+from detrnb.runs.home import located, project_root, save_figure
+from detrnb.runs.log import (
+    COCO_METRICS,
+    is_over,
+    last_run,
+    log_table,
+    parse_object,
+    read_log,
+    remarks,
+)
 from detrnb.runs.mirror import Mirror, bring_back
 from detrnb.runs.provenance import cpu_count, this_process
-from detrnb.runs.writing import write_whole
+from detrnb.runs.writing import naming, remove_left_over, write_whole
 
 __all__ = [
     "COCO_METRICS",
@@ -18,12 +26,17 @@ __all__ = [
     "config_differences",
     "cpu_count",
     "is_over",
+    "last_run",
+    "located",
     "log_table",
+    "naming",
     "parse_object",
     "project_root",
-    "this_process",
-    "write_whole",
     "read_log",
+    "remarks",
+    "remove_left_over",
     "run_name",
     "save_figure",
+    "this_process",
+    "write_whole",
 ]

@@ -15,11 +15,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
 from detrnb.runs.log import COCO_METRICS, is_torn, parse_object, read_log
-from detrnb.runs.writing import copy_whole, write_whole
+from detrnb.runs.writing import append_whole, copy_whole, remove_left_over, write_whole
 
 ABSENT = "(absent)"
 
@@ -163,11 +164,21 @@ class RunFolder:
         write_whole(self.history_path, lambda file: np.savez(file, **history))
 
     def read_history(self) -> dict[str, np.ndarray]:
-        """The parameters kept, each (epochs + 1, ...), before training first; none for DETR."""
+        """The parameters kept, each (epochs + 1, ...), before training first; none for DETR.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         if not self.history_path.exists():
             return {}
-        with np.load(self.history_path) as history:
-            return dict(history)
+        try:
+            with np.load(self.history_path) as history:
+                return dict(history)
+        except (ValueError, EOFError, BadZipFile):
+            raise ValueError(
+                f"{self.history_path} is damaged; bring it back from a copy, or delete it: training"
+                " goes on, and the parameters of the epochs before are then unknown"
+            ) from None
 
     def append_log(self, line: Mapping[str, object]) -> None:
         """Add one epoch, keys in the order given, wholly or not at all.
@@ -176,13 +187,7 @@ class RunFolder:
         """
         data = (json.dumps(line, default=_plain) + "\n").encode()
         self.repair_log()
-        with open(self.log_path, "ab", buffering=0) as file:
-            start = file.tell()
-            written = file.write(data)
-            if written != len(data):  # a full disk takes part of a line
-                file.truncate(start)
-                raise OSError(f"{self.log_path}: {written} of {len(data)} bytes fit; disk full?")
-            os.fsync(file.fileno())
+        append_whole(self.log_path, data)
 
     def read_log(self) -> list[dict]:
         """The run's epochs so far; none before the first is finished."""
@@ -199,11 +204,15 @@ class RunFolder:
         if not tail:
             return 0
         cut = len(tail) if is_torn(tail) else 0
-        if cut:
-            os.truncate(self.log_path, len(data) - cut)
-        else:  # a whole line that lacks only its end
-            self.log_path.write_bytes(data + b"\n")
+        # Without a cut it is a whole line that lacks only its end.
+        sound = data[: len(data) - cut] if cut else data + b"\n"
+        write_whole(self.log_path, lambda file: file.write(sound))
         return cut
+
+    def clean_up(self) -> None:
+        """Remove what a killed process left: a torn line of the log, files half written."""
+        remove_left_over(self.path)
+        self.repair_log()
 
 
 def config_differences(

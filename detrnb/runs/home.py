@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detrnb.runs.writing import write_whole
+
 if TYPE_CHECKING:  # matplotlib is slow to import, and only the caller of save_figure needs it
     from matplotlib.figure import Figure
 
@@ -22,6 +24,15 @@ def project_root() -> Path:
         return Path(named).expanduser().absolute()
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if is_project(folder)), here)
+
+
+def located(path: str | os.PathLike[str]) -> Path:
+    """A path as somebody gives it: from the current folder, or where that has none the project's.
+
+    JupyterLab's current folder is notebooks/, a terminal's the project's.
+    """
+    path = Path(path).expanduser()
+    return path if path.exists() or not (project_root() / path).exists() else project_root() / path
 
 
 def is_project(folder: Path) -> bool:
@@ -43,8 +54,8 @@ def save_figure(figure: Figure, name: str, *, smoke: bool = False) -> Path:
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
         raise ValueError(f"figure name {name!r} should look like '01_detections', without '.png'")
     folder = project_root() / "runs" / "workbook" / ("smoke_figures" if smoke else "figures")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
     metadata_free = {"Software": None}  # else matplotlib's version is part of the bytes
-    figure.savefig(path, dpi=110, facecolor="white", bbox_inches="tight", metadata=metadata_free)
+    settings = {"dpi": 110, "facecolor": "white", "bbox_inches": "tight", "metadata": metadata_free}
+    write_whole(path, lambda file: figure.savefig(file, format="png", **settings))
     return path

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from detrnb.runs.folder import RunFolder
-from detrnb.runs.writing import copy_whole
+from detrnb.runs.writing import copy_whole, remove_left_over
 
 DRIVE = Path("/content/drive/MyDrive")
 
@@ -68,6 +68,7 @@ class Mirror:
             return
         try:
             self.copy.mkdir(parents=True, exist_ok=True)
+            remove_left_over(self.copy)
             for path in self._files():
                 self._update(path)
         except OSError as error:

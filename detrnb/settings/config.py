@@ -16,6 +16,7 @@ from detrnb.settings.registry import BASELINE, VARIANTS, nearest, resolve
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+Sizes = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -181,7 +182,7 @@ class DataConfig(_Section):
     train_split: str = "train2017"
     val_split: str = "val2017"
     contiguous_labels: bool = True  # False: labels are COCO's own category ids
-    train_sizes: tuple[Positive, ...] | None = tuple(range(480, 801, 32))
+    train_sizes: Sizes | None = tuple(range(480, 801, 32))
     eval_size: Positive | None = 800
     max_size: Positive = 1333
     crop: bool = True
@@ -206,7 +207,7 @@ class TrainConfig(_Section):
     (planning.py).
     """
 
-    seed: NonNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**43)] = 0  # generators take a million times as much
     epochs: Positive | None = 300
     batch_size: Positive = 2  # of one process and pass
     accumulate: Positive = 1  # passes a step; a step sees batch_size · accumulate · processes
@@ -283,15 +284,11 @@ class Config(_Section):
                 f"unknown preset {name!r}; known: {', '.join(PRESETS)}{nearest(name, PRESETS)}"
             )
         settings: dict = {"preset_name": name}
-        # Overrides come last: what the caller says, wins.
-        stated = {
-            **PRESETS[name],
-            "model.variant": variant,
-            "train.seed": seed,
-            **(overrides or {}),
-        }
-        for dotted, value in stated.items():
-            _place(settings, dotted, copy.deepcopy(value))
+        chosen = {"model.variant": variant, "train.seed": seed}
+        # Overrides come last: what the caller says, wins, also over what the preset puts inside it.
+        for stated in (PRESETS[name], chosen, overrides or {}):
+            for dotted, value in stated.items():
+                _place(settings, dotted, copy.deepcopy(value))
         return cls.from_dict(settings)
 
     @classmethod
@@ -348,7 +345,10 @@ def _place(settings: dict, dotted: str, value: object) -> None:
         settings = settings.setdefault(section, {})
         if not isinstance(settings, dict):
             raise ValueError(f"override {dotted!r}: {section!r} is a value, not a section")
-    settings[key] = value
+    inside = settings.get(key)
+    # A section given as a whole keeps what the preset says of it and this does not.
+    both = isinstance(inside, dict) and isinstance(value, Mapping)
+    settings[key] = {**inside, **value} if both else value
 
 
 def _known_names(section: tuple) -> list[str]:

@@ -214,7 +214,7 @@ def evaluate(
                 found["category_ids"] = dataset.to_category_ids(found["labels"])
                 detections[target["image_id"]] = found
     detections = dict(sorted(gather_object([*detections.items()])))
-    metrics = from_main(lambda: evaluate_coco(load_ground_truth(dataset.annotations), detections))
+    metrics = from_main(lambda: evaluate_coco(load_ground_truth(dataset), detections))
     log = _log_part("test", averages.means(), criterion.weight_dict)
     return Evaluation(log, metrics, detections)
 

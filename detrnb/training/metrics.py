@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
+
+from detrnb.datasets import CocoDataset, sound_records
 
 ERROR_KINDS = (
     "correct",
@@ -42,23 +43,18 @@ class CocoMetrics:
     per_class_50: dict[str, float]
 
 
-def load_ground_truth(annotations: Path) -> COCO:
-    """Read an annotation file for `evaluate_coco`, printing nothing.
+def load_ground_truth(annotated: CocoDataset | Path) -> COCO:
+    """What is on record of a data set, or in an annotation file, for `evaluate_coco`.
 
-    What pycocotools needs and simpler exports leave out is filled in: `iscrowd` 0, `area`
-    width times height, and ids from 1 where they are missing, repeated or 0 (pycocotools takes
-    an annotation of id 0 for unmatched).
+    All of it as the file has it, unlike what is trained on: crowds, boxes of no area, and those
+    that reach out of their image.
+
+    Raises:
+        ValueError: the file has errors, for which `CocoDataset` would refuse it too.
     """
-    content = json.loads(Path(annotations).read_bytes())
-    records = content.setdefault("annotations", [])
-    ids = {record.get("id") for record in records}
-    renumber = len(ids) < len(records) or bool(ids & {None, 0})
-    for number, record in enumerate(records, start=1):
-        record.setdefault("iscrowd", 0)
-        record.setdefault("area", record["bbox"][2] * record["bbox"][3])
-        if renumber:
-            record["id"] = number
-    return _indexed(content)
+    if isinstance(annotated, CocoDataset):
+        return _indexed(annotated.ground_truth())
+    return _indexed(sound_records(Path(annotated)).annotations.as_coco())
 
 
 def evaluate_coco(ground_truth: COCO, detections: Detections) -> CocoMetrics:
@@ -93,7 +89,7 @@ def evaluate_coco(ground_truth: COCO, detections: Detections) -> CocoMetrics:
         measured.summarize()
     # IoU thresholds x recalls x classes; all areas, 100 detections an image.
     precision = measured.eval["precision"][:, :, :, 0, 2]
-    names = [ground_truth.cats[i]["name"] for i in measured.params.catIds]
+    names = _class_names(ground_truth, measured.params.catIds)
     return CocoMetrics(
         stats=[float(value) for value in measured.stats],
         per_class={name: _mean(precision[:, :, k]) for k, name in enumerate(names)},
@@ -108,14 +104,23 @@ def box_spread(ground_truth: COCO, detections: Detections) -> dict[str, float]:
     to each (facebookresearch/detr#202, #375): some thousandths before training.
 
     Args:
-        ground_truth: as `load_ground_truth` gives it; its images have `width` and `height`.
+        ground_truth: as `load_ground_truth` gives it.
         detections: as for `evaluate_coco`, each image's in the order of the queries.
 
     Returns:
         Standard deviations of the boxes' sides as shares of the image's, averaged: `queries` over
         those of an image, `images` over those of a query.
+
+    Raises:
+        ValueError: an image's record has no size.
     """
     images = [ground_truth.imgs[i] for i in detections]
+    unsized = [image["id"] for image in images if "width" not in image]
+    if unsized:
+        raise ValueError(
+            f"{len(unsized)} images have no width and height on record, such as {unsized[0]}, which"
+            " the spread of boxes is measured by; write them into the annotation file"
+        )
     sides = np.array([(image["width"], image["height"]) * 2 for image in images])
     boxes = np.stack([np.asarray(found["boxes"]) for found in detections.values()])
     shares = boxes / sides[:, None]
@@ -129,6 +134,15 @@ def _indexed(content: dict) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def _class_names(ground_truth: COCO, category_ids: list[int]) -> list[str]:
+    """Names of categories; with the id where several have one name."""
+    names = [ground_truth.cats[i]["name"] for i in category_ids]
+    return [
+        f"{name} ({i})" if names.count(name) > 1 else name
+        for i, name in zip(category_ids, names, strict=True)
+    ]
 
 
 def _records(detections: Detections) -> list[dict]:

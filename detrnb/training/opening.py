@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from torch.utils.data import Subset
 
+from detrnb.checkpoints import read_checkpoint
 from detrnb.datasets import (
     Classes,
     category_difference,
@@ -19,10 +19,13 @@ from detrnb.datasets import (
     split_paths,
 )
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
-from detrnb.runs import RunFolder, log_table, read_log
+from detrnb.runs import RunFolder, located, log_table, read_log, this_process
 from detrnb.settings import Config
 from detrnb.training.device import default_device, make_accelerator
 from detrnb.training.loop import Evaluation, evaluate
+
+# What a run goes on from; `classes` is missing in runs of before these were kept.
+STATE = {"model", "optimizer", "scaler", "epoch", "train_line", "train_time_s"}
 
 
 @dataclass(frozen=True)
@@ -96,24 +99,90 @@ def evaluate_split(
 
 
 def load_run(path: str | Path, checkpoint: Literal["last", "best"] = "last") -> Run:
-    """Open a run folder; the model is rebuilt from its own config.json.
+    """Open a run folder; the model is rebuilt from its own config.json. Nothing is written.
 
     Args:
+        path: from the current folder; where that has none, from the project's.
         checkpoint: weights of the last epoch, or of the epoch with the best validation AP.
 
     Raises:
-        ValueError: no run there, or no checkpoint in it.
+        ValueError: no run there, none of this version, or no sound checkpoint of it; says whether
+            the other one is.
     """
-    folder = RunFolder(path)
-    config = Config.from_dict(folder.read_config())
+    folder = RunFolder(located(path))
+    config = Config.from_dict(read_settings(folder))
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     weights = folder.last if checkpoint == "last" else folder.best
-    changes = load_weights(model, weights.absolute()).changes
+    try:
+        changes = load_weights(model, weights.absolute()).changes
+    except ValueError as error:
+        raise ValueError(f"{error}{_other(folder, checkpoint)}") from None
     if changes:
         raise ValueError(
             f"{weights} does not hold the model of {folder.config_path} ({'; '.join(changes)}); it"
-            " is of another run"
+            f" is of another run{_other(folder, checkpoint)}"
         )
-    kept = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+    kept = read_checkpoint(weights, mmap=True)
     model = model.place(default_device()).eval()
     return Run(folder.path, config, model, kept.get("classes"))
+
+
+def read_settings(folder: RunFolder) -> dict:
+    """A run's config.json, seen to be one of this version.
+
+    Raises:
+        ValueError: it is missing, damaged, or has settings that this version does not know.
+    """
+    settings = folder.read_config()
+    try:
+        Config.from_dict(settings)
+    except ValueError as error:
+        there = folder.read_provenance().get("versions", {}).get("detrnb")
+        here = this_process()["versions"]["detrnb"]
+        raise ValueError(
+            f"{folder.config_path} is of another version of detrnb ({there or 'unknown'} there,"
+            f" {here or 'unknown'} here), or was changed by hand: {error}"
+        ) from None
+    return settings
+
+
+def read_state_of(folder: RunFolder) -> dict:
+    """What a run's last.pt holds, to go on from.
+
+    Raises:
+        ValueError: it is damaged, or holds something else; says what can be done.
+    """
+    try:
+        state = read_checkpoint(folder.last)
+        lacking = STATE - (state.keys() if isinstance(state, dict) else set())
+        if lacking:
+            raise ValueError(
+                f"{folder.last} is no checkpoint to go on from: it lacks"
+                f" {', '.join(sorted(lacking))}"
+            )
+    except ValueError as error:
+        epoch = _sound_epoch(folder.best)
+        remedy = (
+            f"best.pt is sound: to go on after epoch {epoch}, copy it over last.pt and keep the"
+            f" first {epoch} lines of log.txt"
+            if epoch
+            else "Bring it back from a copy, or delete the folder to train anew"
+        )
+        raise ValueError(f"{error}. {remedy}") from None
+    return state
+
+
+def _other(folder: RunFolder, checkpoint: str) -> str:
+    """What to open in place of a checkpoint that cannot be, as an ending of that error."""
+    name = "best" if checkpoint == "last" else "last"
+    epoch = _sound_epoch(getattr(folder, name))
+    return f". {name}.pt is sound, of epoch {epoch}: load_run(path, {name!r})" if epoch else ""
+
+
+def _sound_epoch(path: Path) -> int | None:
+    """The epoch, from 1, whose checkpoint a file is; None where it is none."""
+    try:
+        state = read_checkpoint(path, mmap=True)
+    except (ValueError, OSError):
+        return None
+    return state["epoch"] + 1 if isinstance(state, dict) and state.keys() >= STATE else None

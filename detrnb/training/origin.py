@@ -29,6 +29,14 @@ def origin(
         for split, d in zip((data.train_split, data.val_split), datasets, strict=True)
     }
     before, now = folder.read_provenance(), this_process()
+    known = {"data": fingerprints, "global_batch": global_batch}
+    unknown = [key for key in known if before and key not in before]
+    if unknown:
+        accelerator.print(
+            f"{folder.provenance_path} does not say {' and '.join(unknown)}: whether the run goes"
+            " on as it began was not checked"
+        )
+    before = before and known | before
     if before and before["data"] != fingerprints:
         raise ValueError(
             f"{folder.path} was trained on other annotations ({before['data']} there,"

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,14 +165,27 @@ def _build(
     torch.manual_seed(train.seed)
     model = build_detr(settings, train_backbone=train.lr_backbone > 0)
     if state is not None:
-        model.load_state_dict(state["model"])
+        _refill(model, state["model"])
     elif train.init_from is not None:
         with accelerator.local_main_process_first():  # it downloads
             loaded = load_weights(model, train.init_from)
         accelerator.print(_describe_start(loaded, settings.variant))
     else:
-        load_backbone_weights(model.backbone[0], settings.backbone, settings.backbone_weights)
+        source = settings.backbone_weights
+        for note in load_backbone_weights(model.backbone[0], settings.backbone, source):
+            accelerator.print(f"backbone weights {source}: {note}")
     return model.place(accelerator.device)
+
+
+def _refill(model: DETR, weights: Mapping[str, Tensor]) -> None:
+    """Put a checkpoint's weights into the model that they were written from."""
+    ours = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if ours != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ValueError(
+            "last.pt does not hold the model of its folder's config.json; it is of another run."
+            " Bring back the right one, or delete the folder"
+        )
+    model.load_state_dict(weights)
 
 
 def _describe_start(loaded: LoadedWeights, variant: str) -> str:

@@ -27,7 +27,7 @@ from detrnb.settings import Config, cautions, describe
 from detrnb.training.device import from_main, make_accelerator, peak_memory_mb, processes
 from detrnb.training.global_batch import TrainingDiverged
 from detrnb.training.loop import evaluate, train_one_epoch
-from detrnb.training.opening import Run, load_run
+from detrnb.training.opening import Run, load_run, read_settings, read_state_of
 from detrnb.training.origin import origin
 from detrnb.training.prepare import Prepared, open_data, prepare
 from detrnb.training.probing import probe
@@ -57,15 +57,14 @@ def _open_folder(folder: RunFolder, config: Config, resume: str) -> None:
                 f"{folder.path} holds this run already and resume is 'never'; delete the folder to"
                 " start over, give another name, or resume='auto' to go on"
             )
-    folder.create(settings)
-    folder.repair_log()
+    if not _is_over(folder, config):  # a finished run is only read; it may be kept read-only
+        folder.create(settings)
+        folder.clean_up()
 
 
 def _checkpoint(folder: RunFolder) -> dict | None:
     """What a run goes on from, if there is anything."""
-    state = None
-    if folder.last.exists():
-        state = torch.load(folder.last, map_location="cpu", weights_only=True)
+    state = read_state_of(folder) if folder.last.exists() else None
     trained, logged = 0 if state is None else state["epoch"] + 1, _epochs(folder)
     if logged not in (trained, trained - 1):  # the last epoch may lack its evaluation
         raise ValueError(
@@ -124,7 +123,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
 def _resolved(config: Config, folder: RunFolder) -> Config:
     """The config with what it leaves to the data: as the folder's run began, or as planned now."""
     if folder.config_path.exists():
-        config = config.as_begun(folder.read_config())
+        config = config.as_begun(read_settings(folder))
     return resolved(config, processes().num_processes)
 
 

@@ -85,3 +85,15 @@ def test_a_study_without_a_control_says_so_where_it_decides():
         "; no control among these runs shows that they could find a difference"
     )
     assert decided(control=None, entry={"seeds": 2})[1] == "2 of 6 seeds"
+
+
+def test_an_entry_or_control_that_is_not_judged_decides_nothing():
+    unjudged = {"verdict": "not judged", "text": "not judged, as pairs differ in code"}
+    assert decided(entry=unjudged) == ("not decided", unjudged["text"])
+    table = pd.DataFrame([ROW | {"verdict": "better"}, ROW | unjudged], index=["ours", "none"])
+    empty = pd.DataFrame()
+    found = decisions(Verdicts("detr", "AP", empty, empty, table, {}), 6, "none")
+    assert tuple(found.loc["ours"]) == (
+        "not decided",
+        "the control none is not judged, as pairs differ in code",
+    )

@@ -2,15 +2,20 @@
 
 import numpy as np
 import pytest
+from runs_on_disk import JOURNAL, STUDY
 
 from detrnb.compare.inference import (
     common_denominator,
     constant_rate,
+    is_own,
+    logs_as_reference,
+    logs_backbones_rate,
     name_order,
     powers_of_two,
     splits_by_rounding,
     steps_by_rounding,
 )
+from detrnb.runs import read_log
 
 
 def averages(steps, batch, processes=1, keys=6, last=None, seed=0):
@@ -143,3 +148,21 @@ def test_names_sorted_within_their_block_are_told_from_the_criterions_order():
 )
 def test_order_of_few_names_or_of_a_sorted_line_tells_nothing(names):
     assert name_order(names) is None
+
+
+def test_writers_are_told_by_their_keys():
+    reference = [read_log(path)[0] for path in JOURNAL]
+    assert all(map(logs_as_reference, reference)) and not any(map(logs_backbones_rate, reference))
+    masks = reference[0] | {"train_loss_mask": 1.0, "train_loss_dice_unscaled": 1.0}
+    assert logs_as_reference(masks | {"test_coco_eval_masks": [0.1] * 12, "test_PQ_all": [0.1]})
+    own = read_log(STUDY / "detr-s0")[0]
+    assert is_own(own) and logs_as_reference(own)
+    for key in ("train_grad_norm", "train_loss_ce_enc", "train_epoch_time", "ema_test_loss"):
+        assert not logs_as_reference(reference[0] | {key: 1.0})
+    for key in ("train_class_error", "train_cardinality_error_unscaled"):
+        assert not logs_as_reference({k: v for k, v in reference[0].items() if k != key})
+
+
+@pytest.mark.parametrize("key", ["train_loss_vfl", "train_loss_mal", "train_loss_fgl_aux_3"])
+def test_rt_detr_and_its_kin_log_the_backbones_rate(key):
+    assert logs_backbones_rate({"train_lr": 1e-5, key: 1.0})

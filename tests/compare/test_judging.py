@@ -1,11 +1,14 @@
 """Verdicts on studies of run folders, and the command line."""
 
+import json
+
 import numpy as np
 import pytest
-from runs_on_disk import JOURNAL, STUDY, write_run
+from runs_on_disk import JOURNAL, ROOT, STUDY, write_run
 
 from detrnb.commands import main
-from detrnb.compare import verdicts
+from detrnb.compare import decisions, verdicts
+from detrnb.runs import RunFolder
 
 
 def write_study(folder, entries, seeds=6, **options):
@@ -37,10 +40,10 @@ def test_verdicts_are_in_words_with_their_cost(tmp_path):
     assert found.values.shape == (6, 4) and found.seconds["same"].tolist() == [78.0] * 6
     assert found.table["verdict"].tolist() == ["better", "no difference seen", "worse"]
     better, same, worse = found.table["text"]
-    assert better.startswith("AP better: +0.02") and better.endswith(", as fast")
+    assert better.startswith("AP better: +0.02") and better.endswith(", as fast; code unknown")
     assert same.startswith("no AP difference seen (would have seen 0.00")
-    assert same.endswith("), 1.3 times slower")
-    assert worse.startswith("AP worse: -0.0") and worse.endswith(", 2 times faster")
+    assert "), 1.3 times slower; " in same
+    assert worse.startswith("AP worse: -0.0") and ", 2 times faster; " in worse
 
 
 def test_the_test_split_counts_where_every_run_has_it(tmp_path):
@@ -107,7 +110,8 @@ def test_command_line_judges_a_study(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "Audit of detr-s0 against each other run" in printed
     assert (
-        "- detr-s1, detr-s2, detr-s3, detr-s4, detr-s5: comparable; they also differ in" in printed
+        "- detr-s1, detr-s2, detr-s3, detr-s4, detr-s5: comparable as far as is known; unknown:"
+        in printed
     )
     assert "Entries against detr, by validation AP of pairs of equal seed" in printed
     assert "- other: AP better: +0.100" in printed
@@ -151,3 +155,117 @@ def test_verdict_names_conditions_besides_the_model(tmp_path):
     found = verdicts(paths).table.loc["decayed"]
     assert found["conditions"] == "train.weight_decay"
     assert "not by the model alone, as these differ too: train.weight_decay" in found["text"]
+
+
+CODE = {"model/detr.py": "1", "loss/criterion.py": "1"}
+
+
+def write_pairs(folder, seeds=6, of=(), **changed):
+    """A study of `detr` and `other`, better by far, whose runs of some seeds were made otherwise.
+
+    Args:
+        of: the seeds of `other` whose provenance is changed.
+    """
+    paths = write_study(folder, {"detr": 0.0, "other": 0.03}, seeds)
+    for path in paths:
+        run = RunFolder(path)
+        provenance = run.read_provenance() | {"code": CODE}
+        if path.name in {f"other-s{seed}" for seed in of}:
+            provenance |= changed
+        run.write_provenance(provenance)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "said"),
+    [
+        ({"code": CODE | {"model/detr.py": "2"}}, "code", "code (model/detr.py; seed 3)"),
+        ({"data": {"instances_val2017": "0"}}, "data", "data (instances_val2017; seed 3)"),
+        ({"precision": "no"}, "precision", "precision (seed 3)"),
+        ({"seed": 9}, "seed", "seed (seed 3)"),
+    ],
+)
+def test_one_pair_that_differs_forbids_the_verdict_unless_accepted(tmp_path, changed, kind, said):
+    paths = write_pairs(tmp_path, of=[3], **changed)
+    row = verdicts(paths).table.loc["other"]
+    assert (row["verdict"], row["forbidden"], row["conditions"]) == ("not judged", said, "")
+    assert np.isnan(row["p_holm"]) and row["difference"] == pytest.approx(0.03, abs=0.002)
+    assert row["text"].startswith(f"not judged (AP +0.030), as pairs differ in {said};")
+    decided = decisions(verdicts(paths), 6).loc["other"]
+    assert decided["decision"] == "not decided" and said in decided["reason"]
+
+    for other in {"code", "data", "precision", "seed"} - {kind}:
+        assert verdicts(paths, accept=[other]).table.loc["other", "verdict"] == "not judged"
+    for accept in ((kind,), kind):
+        row = verdicts(paths, accept=accept).table.loc["other"]
+        assert (row["verdict"], row["forbidden"], row["accepted"]) == ("better", "", said)
+        assert row["text"].endswith(f", as fast, accepted that pairs differ in {said}")
+    decided = decisions(verdicts(paths, accept=[kind]), 6).loc["other"]
+    assert (
+        decided["decision"] == "applied"
+        and f"accepted that pairs differ in {said}" in (decided["reason"])
+    )
+
+
+def test_every_pair_is_audited_for_conditions_too(tmp_path):
+    paths = write_pairs(tmp_path, of=[1, 2, 3, 4, 5], global_batch=128, steps_per_epoch=93)
+    row = verdicts(paths).table.loc["other"]
+    assert row["conditions"].endswith("global batch (seeds 1, 2, 3, 4, 5)")
+    assert row["verdict"] == "better" and "not by the model alone" in row["text"]
+    assert decisions(verdicts(paths), 6).loc["other", "decision"] == "not decided"
+
+
+def test_other_validation_objects_are_other_data(tmp_path):
+    paths = write_pairs(tmp_path)
+    log = paths[-1] / "log.txt"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        line["test_coco_eval_bbox"][5] = -1.0 if line["test_coco_eval_bbox"][5] != -1 else 0.5
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert verdicts(paths).table.loc["other", "forbidden"] == "validation objects (seed 5)"
+    assert verdicts(paths, accept=["data"]).table.loc["other", "verdict"] == "better"
+
+
+def test_commits_and_versions_are_said_and_forbid_nothing(tmp_path):
+    changed = {"git_commit": "0" * 40, "code": None, "versions": {"torch": "1.0"}}
+    row = verdicts(write_pairs(tmp_path, of=[0, 4], **changed)).table.loc["other"]
+    assert (row["verdict"], row["forbidden"], row["conditions"]) == ("better", "", "")
+    assert row["text"].endswith(
+        "; code unknown, other versions (torch; seeds 0, 4), other git commit (seeds 0, 4)"
+    )
+
+
+def test_runs_of_known_and_equal_code_need_no_word(tmp_path):
+    row = verdicts(write_pairs(tmp_path)).table.loc["other"]
+    assert (row["verdict"], row["said"]) == ("better", "") and row["text"].endswith(", as fast")
+
+
+def test_what_cannot_be_accepted_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot accept 'codes'; take of code, data, precision"):
+        verdicts(write_pairs(tmp_path, seeds=1), accept=["codes"])
+
+
+def test_a_forbidden_entry_is_no_comparison_that_others_are_adjusted_for(tmp_path):
+    paths = write_pairs(tmp_path, of=[0], precision="no")
+    paths += [
+        write_run(
+            tmp_path, "third", seed, 0.3 + 0.01 * (seed % 2), settings={"model.num_queries": 5}
+        )
+        for seed in range(6)
+    ]
+    alone = verdicts([path for path in paths if "other" not in path.name]).table
+    assert verdicts(paths).table.loc["third", "p_holm"] == alone.loc["third", "p_holm"]
+
+
+def test_the_toy_study_is_judged_though_its_commits_differ():
+    found = verdicts(sorted((ROOT / "data" / "study" / "toy").iterdir())).table
+    assert (found["forbidden"] == "").all() and (found["conditions"] == "").all()
+    assert found["said"].str.startswith("code unknown").all()
+    assert found.loc["svd_split", "said"] == "code unknown, other git commit (seed 0)"
+
+
+def test_ends_of_unequal_length_are_a_condition(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0})
+    paths += write_study(tmp_path, {"short": 0.1}, epochs=1)
+    row = verdicts(paths).table.loc["short"]
+    assert row["conditions"] == "epochs" and "these differ too: epochs" in row["text"]

@@ -129,3 +129,22 @@ def test_entries_of_one_name_are_told_apart_by_their_settings(tmp_path):
 
 def test_logs_without_settings_are_entries_by_themselves():
     assert list(entries(read_records(JOURNAL))) == ["detr_epoch0", "adaptive_res_epoch0"]
+
+
+def test_log_of_the_current_folder_is_named_after_it(tmp_path, monkeypatch):
+    folder = tmp_path / "my-run"
+    folder.mkdir()
+    shutil.copy(JOURNAL[1], folder / "log.txt")
+    monkeypatch.chdir(folder)
+    for path in ("log.txt", "./log.txt", "../my-run/log.txt", ".", "../my-run", folder):
+        assert read_record(path).name == "my-run"
+    (folder / "sub").mkdir()
+    assert read_record("sub/../log.txt").name == "my-run"
+
+
+def test_log_of_several_runs_is_read_as_its_last(tmp_path):
+    line = read_log(JOURNAL[0])[0]
+    runs = [line | {"epoch": epoch, "n_parameters": size} for size in (9, 7) for epoch in (0, 1)]
+    record = read_record([*runs, line | {"epoch": 0, "n_parameters": 5}])
+    assert [x["n_parameters"] for x in record.run] == [5] == record.log["n_parameters"].tolist()
+    assert record.remarks[0].startswith("3 runs in one log")

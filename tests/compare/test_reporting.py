@@ -4,7 +4,15 @@ from pathlib import Path
 
 from runs_on_disk import ROOT, write_run
 
-from detrnb.compare import arrange, decisions, find_records, verdicts
+from detrnb.compare import (
+    arrange,
+    decisions,
+    find_records,
+    read_record,
+    read_records,
+    report,
+    verdicts,
+)
 from detrnb.compare.reporting import verdicts_markdown
 
 
@@ -46,3 +54,12 @@ def test_table_has_verdict_cost_and_decision_of_each_entry(tmp_path):
 def test_readme_shows_the_verdicts_on_the_committed_study():
     rows = table_of("data/study/toy/*", seeds=6, control="no_encoder")
     assert "\n".join(rows) in (ROOT / "README.md").read_text()
+
+
+def test_what_a_log_holds_besides_is_said_once_however_many_runs_there_are():
+    def log(*epochs):
+        return read_record([{"train_loss": 2.0, "epoch": epoch} for epoch in epochs])
+
+    for count in (1, 2, 3):
+        text = report(read_records([log(0, 1, 0), *[log(0)] * (count - 1)]))
+        assert text.count("2 runs in one log: epochs begin anew at line 3") == 1

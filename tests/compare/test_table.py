@@ -62,7 +62,7 @@ def test_tidy_table_has_one_row_for_each_number():
 @pytest.mark.parametrize(
     ("key", "place"),
     [
-        ("train_loss_vfl_aux_0", ("train", "loss_vfl", "1")),
+        ("train_loss_vfl_aux_0", ("train", "loss_vfl", "1 or encoder")),
         ("train_loss_giou_dn_2", ("train", "loss_giou", "denoising 3")),
         ("test_loss_ce_enc", ("val", "loss_ce", "encoder")),
         ("train_loss_mask_ce_4", ("train", "loss_mask_ce", "5")),
@@ -76,6 +76,21 @@ def test_tidy_table_has_one_row_for_each_number():
 def test_relatives_keys_have_split_metric_and_layer(key, place):
     (row,) = tidy([[{key: 2.5, "epoch": 0}]]).itertuples()
     assert (row.split, row.metric, row.layer) == place and row.value == 2.5
+
+
+@pytest.mark.parametrize(
+    ("others", "layers"),
+    [
+        (["dn_0", "dn_1"], ["1", "encoder"]),  # RT-DETR
+        (["dn_0", "dn_1", "dn_2"], ["1", "2"]),
+        (["enc_0"], ["1", "2"]),  # RT-DETRv2 and D-FINE name the encoder's
+        ([], ["1", "2 or encoder"]),
+    ],
+)
+def test_layer_behind_rt_detrs_decoder_is_the_encoders(others, layers):
+    keys = [f"train_loss_vfl_{place}" for place in ("aux_0", "aux_1", *others)]
+    table = tidy([[dict.fromkeys(keys, 2.5) | {"epoch": 0}]])
+    assert table["layer"].tolist()[:2] == layers
 
 
 def test_rf_detrs_classes_and_averaged_weights_are_in_the_table():

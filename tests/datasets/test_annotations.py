@@ -20,7 +20,14 @@ from detrnb.datasets.json_lists import json_lists
 CONTENT = {
     "info": {"images": [1, 2], "year": 2017},
     "annotations": [
-        {"id": 7, "image_id": 3, "category_id": 2, "bbox": [1, 2.5, 3e0, 4], "iscrowd": 1},
+        {
+            "id": 7,
+            "image_id": 3,
+            "category_id": 2,
+            "bbox": [1, 2.5, 3e0, 4],
+            "iscrowd": 1,
+            "area": 11.5,
+        },
         {"image_id": 3.0, "category_id": 2, "bbox": [0, 0, 9, 9], "segmentation": [[1, 2, 3]]},
     ],
     "skipped": [[], {}, "]", -1.25, True, None],
@@ -29,6 +36,8 @@ CONTENT = {
     "categories": [{"id": 2, "name": "gülle \U0001f41f"}],
     "images": [{"id": 3, "file_name": 'a "é".png', "width": 20, "height": 10.0}],
 }
+
+SOUND = {"image_id": 3, "category_id": 2, "bbox": [0, 0, 9, 9]}
 
 
 def lists_of(path) -> dict[str, list]:
@@ -111,14 +120,20 @@ def test_annotations_hold_what_the_file_says(tmp_path):
     assert found.ids.tolist() == [7, NO_ID] and found.of_image.tolist() == [3, 3]
     assert found.of_category.tolist() == [2, 2] and found.crowd.tolist() == [True, False]
     assert found.boxes_xywh.tolist() == [[1, 2.5, 3, 4], [0, 0, 9, 9]]
+    assert found.areas[0] == 11.5 and math.isnan(found.areas[1])
     assert [examples.count for examples in found.malformed.values()] == [0, 0, 0]
-    assert sum(isinstance(value, np.ndarray) for value in vars(found).values()) == 8
+    assert sum(isinstance(value, np.ndarray) for value in vars(found).values()) == 9
 
 
 @pytest.mark.parametrize(
     ("name", "record", "problem"),
     [
-        ("images", {"id": "3", "file_name": "b.png"}, r"\(id '3'\): id is '3'; .*whole number"),
+        ("images", {"id": "3a", "file_name": "b.png"}, r"\(id '3a'\): id is '3a'; .*whole number"),
+        ("images", {"id": True, "file_name": "b.png"}, "id is True; expected a whole number"),
+        ("images", {"id": 1e300, "file_name": "b.png"}, "id is 1e.300; expected a whole number"),
+        ("images", {"id": 2**63, "file_name": "b.png"}, "id is 9223372036854775808; expected a"),
+        ("images", {"id": 4, "file_name": "b.png\0"}, "which no file can have"),
+        ("images", {"id": 4, "file_name": "é" * 3000}, "which no file can have"),
         ("images", {"id": 4}, "file_name is None; expected text"),
         ("images", {"id": 4, "file_name": "\ud800"}, "surrogates not allowed"),
         ("images", ["b.png"], r"it is \['b.png'\], not an object"),
@@ -126,18 +141,30 @@ def test_annotations_hold_what_the_file_says(tmp_path):
         ("categories", {"id": 2, "name": 7}, "name is 7"),
         ("annotations", {"image_id": 3, "category_id": 2}, "bbox is None; expected four finite"),
         ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, 0, 9]}, "bbox is"),
-        ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, 0, 9, "9"]}, "bbox is"),
+        ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, 0, 9, "9 px"]}, "bbox is"),
+        ("annotations", {"image_id": 3, "category_id": 2, "bbox": [[0, 0, 9, 9]]}, "bbox is"),
+        ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, 0, 9, "nan"]}, "bbox is"),
+        ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, 0, 9, "1_0"]}, "bbox is"),
+        ("annotations", {"image_id": 3, "category_id": 2, "bbox": {"x": 1}}, "bbox is"),
+        (
+            "annotations",
+            {"image_id": 3, "category_id": 2, "segmentation": [[0, 0, 9, 0, 9, 9]]},
+            r"bbox is None; .* \(the bounds of its segmentation\)",
+        ),
         ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, 0, 9, True]}, "bbox is"),
         ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, math.nan, 9, 9]}, "bbox is"),
         ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, 0, math.inf, 9]}, "bbox is"),
         ("annotations", {"image_id": 3, "category_id": 2, "bbox": [0, 0, 10**400, 9]}, "bbox is"),
         ("annotations", {"category_id": 2, "bbox": [0, 0, 9, 9]}, "image_id is None"),
         ("annotations", {"image_id": 3, "bbox": [0, 0, 9, 9]}, "category_id is None"),
-        (
-            "annotations",
-            {"id": 2**63, "image_id": 3, "category_id": 2, "bbox": [0, 0, 9, 9]},
-            "id is 9223372036854775808; expected a whole number",
-        ),
+        ("annotations", SOUND | {"image_id": "a.png"}, "image_id is 'a.png'; expected a whole"),
+        ("annotations", SOUND | {"category_id": "cat"}, "category_id is 'cat'; expected a whole"),
+        ("annotations", SOUND | {"iscrowd": "no"}, "iscrowd is 'no'; expected 0 or 1"),
+        ("annotations", SOUND | {"iscrowd": 2}, "iscrowd is 2; expected 0 or 1"),
+        ("annotations", SOUND | {"iscrowd": [0]}, r"iscrowd is \[0\]; expected 0 or 1"),
+        ("annotations", SOUND | {"area": "large"}, "area is 'large'; expected a number"),
+        ("annotations", SOUND | {"area": -1}, "area is -1; expected a number from 0 up"),
+        ("annotations", SOUND | {"area": math.nan}, "area is nan; expected a number"),
     ],
 )
 def test_malformed_records_are_told_apart_and_the_rest_is_read(tmp_path, name, record, problem):
@@ -156,6 +183,117 @@ def test_malformed_records_are_told_apart_and_the_rest_is_read(tmp_path, name, r
         "annotations": found.boxes_xywh,
     }
     assert len(rows[name]) == len(sound)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"iscrowd": crowd}, {"crowd": [is_crowd]})
+        for is_crowd, forms in (
+            (False, (0, 0.0, False, None, "0", "false", "False", " 0 ")),
+            (True, (1, 1.0, True, "1", "true", "TRUE")),
+        )
+        for crowd in forms
+    ]
+    + [
+        ({"image_id": i, "category_id": c}, {"of_image": [3], "of_category": [2]})
+        for i, c in (("3", "2"), (3.0, 2.0), ("3.0", "+2"), ("0000000003", " 2 "))
+    ]
+    + [
+        ({"bbox": ["0", 0.5, "9.25", "1e1"]}, {"boxes_xywh": [[0, 0.5, 9.25, 10]]}),
+        ({"area": "40.5"}, {"areas": [40.5]}),
+    ]
+    + [
+        ({"id": i}, {"ids": [number]})
+        for i, number in (
+            (7, 7),
+            ("a1b2-uuid", NO_ID),
+            (None, NO_ID),
+            (1.5, NO_ID),
+            (2**63, NO_ID),
+            ([1], NO_ID),
+            (True, NO_ID),
+        )
+    ],
+)
+def test_fields_are_read_as_they_are_meant(tmp_path, changes, expected):
+    found = read_annotations(write(tmp_path / "a.json", annotations=[SOUND | changes]))
+    assert found.malformed["annotations"].count == 0
+    assert {name: getattr(found, name).tolist() for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [("20", "10.0", [20, 10]), (20, 10, [20, 10])]
+    + [
+        (width, 10, None)
+        for width in (None, "a", 0, -1, True, math.nan, math.inf, 10**400, [20], "20px")
+    ],
+)
+def test_sizes_are_read_as_they_are_meant_or_not_known(tmp_path, width, height, size):
+    image = {"id": 3, "file_name": "a.png", "width": width, "height": height}
+    found = read_annotations(write(tmp_path / "a.json", images=[image]))
+    assert found.malformed["images"].count == 0
+    (read,) = found.image_sizes.tolist()
+    assert read == size if size else all(math.isnan(side) for side in read)
+
+
+def test_whole_numbers_as_long_as_they_come_are_kept_to_the_digit(tmp_path):
+    ids = [2**53 + 1, 2**63 - 1]
+    images = [{"id": i, "file_name": f"{i}.png"} for i in ids]
+    boxes = [SOUND | {"image_id": str(i)} for i in ids]
+    found = read_annotations(write(tmp_path / "a.json", images=images, annotations=boxes))
+    assert found.image_ids.tolist() == found.of_image.tolist() == ids
+
+
+def test_a_category_listed_again_is_one(tmp_path):
+    cat, dog = {"id": "1", "name": "cat", "supercategory": "x"}, {"id": 2, "name": "dog"}
+    found = read_annotations(
+        write(tmp_path / "a.json", categories=[cat, dog, {"id": 1, "name": "cat"}, cat])
+    )
+    assert found.categories == ((1, "cat"), (2, "dog"))
+    assert (found.merged.count, found.merged.first) == (2, ["category 1 (cat)"])
+
+
+@pytest.mark.parametrize(
+    ("records", "problem"),
+    [
+        ('[{"id": 1, "id": 2}]', "has two values of the key 'id' .* in element 0 of .*'images'"),
+        (f'[{{"id": {"9" * 5000}}}]', "has Exceeds the limit .* in element 0 of its list 'images'"),
+        ("[" * 200_000, "too many lists or objects inside each other"),
+    ],
+)
+def test_what_python_would_choke_on_or_pass_over_is_refused(tmp_path, records, problem):
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"images": {records}}}')
+    with pytest.raises(ValueError, match=rf"a\.json is not a whole JSON object: it .*{problem}"):
+        lists_of(path)
+
+
+def test_a_key_that_says_the_same_twice_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"images": [{"id": 1, "id": 1}]}')
+    assert lists_of(path) == {"images": [{"id": 1}]}
+
+
+def test_what_was_read_comes_back_as_the_content_of_a_file(tmp_path):
+    sized = {"id": 3, "file_name": "a.png", "width": 20, "height": 10}
+    unsized = {"id": 4, "file_name": "ü.png"}
+    boxes = [
+        {"id": 5, **SOUND, "area": 40.5, "iscrowd": 1},
+        {"id": 9, **SOUND, "bbox": [-1, 2, 50, 3.5], "area": 175, "iscrowd": 0},
+    ]
+    categories = [{"id": 2, "name": "b"}]
+    path = tmp_path / "a.json"
+    sound = {"images": [sized, unsized], "annotations": boxes, "categories": categories}
+    assert read_annotations(write(path, **sound)).as_coco() == sound
+    for strange in (0, None, 9, "uuid"):
+        bare = [SOUND | {"id": strange, "iscrowd": None, "area": None}, boxes[1]]
+        first, second = read_annotations(write(path, **sound | {"annotations": bare})).as_coco()[
+            "annotations"
+        ]
+        assert first == {"id": 1, **SOUND, "area": 81, "iscrowd": 0}
+        assert second == boxes[1] | {"id": 2}
 
 
 @pytest.mark.parametrize("name", ["images", "annotations", "categories"])
@@ -193,8 +331,10 @@ def test_labels_stand_for_categories_in_order_or_for_themselves():
     own = label_classes(categories, contiguous=False)
     assert own == {2: (2, "a"), 5: (5, "b"), 7: (7, "c")}
     assert class_names(own, 9) == ("N/A", "N/A", "a", "N/A", "N/A", "b", "N/A", "c", "N/A")
-    with pytest.raises(ValueError, match="category id -1 cannot be a label"):
-        label_classes([*categories, (-1, "d")], contiguous=False)
+    for i in (-1, 10**12):
+        with pytest.raises(ValueError, match=f"category id {i} cannot be a label"):
+            label_classes([*categories, (i, "d")], contiguous=False)
+        assert len(label_classes([*categories, (i, "d")], contiguous=True)) == 4
 
 
 def test_a_difference_of_categories_is_named():

@@ -84,7 +84,7 @@ def no_category_name(planted: Planted) -> None:
 
 
 def no_numbers(planted: Planted) -> None:
-    for number, value in enumerate((math.nan, math.inf, "20"), start=201):
+    for number, value in enumerate((math.nan, math.inf, "20 px"), start=201):
         planted.add("annotations", box(number, 1, bbox=[4, 5, value, 10]))
 
 
@@ -93,7 +93,13 @@ def image_id_twice(planted: Planted) -> None:
 
 
 def category_id_twice(planted: Planted) -> None:
-    planted.add("categories", {"id": 3, "name": "bird"})
+    for content in (planted.train, planted.val):
+        content["categories"].append({"id": 3, "name": "swan"})
+
+
+def category_listed_again(planted: Planted) -> None:
+    """As VIA writes one category a region."""
+    planted.add("categories", {"id": "2", "name": "dog", "supercategory": "animal"})
 
 
 def category_name_twice(planted: Planted) -> None:
@@ -124,6 +130,25 @@ def outside(planted: Planted) -> None:
 
 def missing_file(planted: Planted) -> None:
     planted.file(5).unlink()
+
+
+def of_another_machine(planted: Planted) -> None:
+    planted.train["images"][17]["file_name"] = "C:\\data\\train2017\\18.PNG"
+
+
+def transparent(planted: Planted) -> None:
+    Image.new("RGBA", (WIDTH, HEIGHT), (255, 0, 0, 0)).save(planted.file(19))
+
+
+def of_several_frames(planted: Planted) -> None:
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("red", "blue", "green")]
+    frames[0].save(planted.file(20), format="GIF", save_all=True, append_images=frames[1:])
+
+
+def strange_area(planted: Planted) -> None:
+    planted.box(1)["area"] = 0
+    planted.box(2)["area"] = "2000"
+    planted.box(3)["area"] = 22 * 12  # a mask of whole pixels
 
 
 def unreadable(planted: Planted) -> None:
@@ -179,7 +204,8 @@ PLANTS: dict[Callable[[Planted], None], tuple[str, str, int, str]] = {
     no_category_name: ("train2017", "malformed category", 1, "id 50"),
     no_numbers: ("train2017", "malformed annotation", 3, r"id 201\): bbox is \[4, 5, nan, 10\]"),
     image_id_twice: ("train2017", "repeated image id", 1, r"image 1 \(spare\.png\)"),
-    category_id_twice: ("train2017", "repeated category id", 1, r"category 3 \(bird\)"),
+    category_id_twice: ("both", "repeated category id", 1, r"category 3 \(swan\)"),
+    category_listed_again: ("train2017", "category listed again", 1, r"category 2 \(dog\)"),
     category_name_twice: ("both", "repeated category name", 1, r"category 60 \(dog\)"),
     file_name_twice: ("train2017", "repeated file_name", 1, r"image 51 \(2\.png\)"),
     unknown_image: (
@@ -192,6 +218,30 @@ PLANTS: dict[Callable[[Planted], None], tuple[str, str, int, str]] = {
     negative_side: ("train2017", "box with a negative side", 1, r"annotation 3 .*30, 5, -20, 10"),
     outside: ("train2017", "box outside its image", 1, r"annotation 4 of image 4 \(4\.png\)"),
     missing_file: ("train2017", "missing image file", 1, r"image 5 \(5\.png\)"),
+    of_another_machine: (
+        "train2017",
+        "image file under another name",
+        1,
+        r"image 18 \(C:.*18.PNG\) is there as 18\.png",
+    ),
+    transparent: (
+        "train2017",
+        "unsuited image file",
+        1,
+        r"image 19 \(19\.png\) is transparent everywhere",
+    ),
+    of_several_frames: (
+        "train2017",
+        "image taken by a guess",
+        1,
+        r"image 20 \(20\.png\) holds 3 frames",
+    ),
+    strange_area: (
+        "train2017",
+        "area that its box cannot have",
+        2,
+        r"annotation 1 .*, area 0; annotation 2 .*, area 2000",
+    ),
     unreadable: (
         "train2017",
         "unreadable image file",
@@ -223,7 +273,9 @@ PLANTS: dict[Callable[[Planted], None], tuple[str, str, int, str]] = {
         "image 17 .* has 6, queries are 5",
     ),
 }
-ON_DISK = {unreadable, another_size, shared}  # seen only where images are opened
+# Seen where images are looked for, and seen only where they are opened.
+OF_FILES = {missing_file, of_another_machine}
+ON_DISK = {unreadable, another_size, shared, transparent, of_several_frames}
 
 
 @pytest.fixture
@@ -282,7 +334,7 @@ def test_all_planted_faults_are_found_in_one_pass(planted):
 def test_the_reader_refuses_the_errors_that_the_file_shows(planted, plant):
     plant(planted)
     root = planted.write()
-    in_file = check(root).errors and plant not in {missing_file, another_category}
+    in_file = check(root).errors and plant not in {*OF_FILES, another_category}
     folder, file = coco_splits(root)["train2017"]
     if not in_file:
         assert len(CocoDataset(folder, file, EvalTransform(None))) == 20
@@ -315,6 +367,57 @@ def test_boxes_as_shares_of_the_image_are_an_error(planted):
     assert (fault.where, fault.kind, fault.count) == ("val2017", "boxes as shares of the image", 4)
 
 
+@pytest.mark.parametrize("shares", [19, 10, 2])
+def test_boxes_as_shares_are_found_among_others(planted, shares):
+    """One that rounding leaves above 1, or images of another export."""
+    for number in range(1, shares + 1):
+        planted.box(number)["bbox"] = [0.1, 0.2, 0.5, 0.6]
+    if shares == 19:
+        planted.box(20)["bbox"] = [0, 0, 1.0, 1.02]
+    (fault,) = check(planted.write()).faults
+    assert (fault.kind, fault.count) == ("boxes as shares of the image", shares)
+
+
+def test_a_box_in_the_corner_pixel_is_no_share(planted):
+    planted.box(1)["bbox"] = [0, 0, 1, 1]
+    assert check(planted.write()).faults == ()
+
+
+def test_no_boxes_is_not_said_on_top_of_why_there_are_none(planted):
+    for annotation in planted.train["annotations"]:
+        annotation["image_id"] = "img_7"
+    root = planted.write()
+    (fault,) = check(root).errors
+    assert (fault.kind, fault.count) == ("malformed annotation", 20)
+    assert "image_id is 'img_7'; expected a whole number" in str(fault)
+    for annotation in planted.train["annotations"]:
+        annotation |= {"image_id": 1, "bbox": [1, 1, 0, 0]}
+    assert [fault.kind for fault in check(planted.write()).errors] == ["no boxes"]
+
+
+def test_every_box_is_used_or_said_to_be_left_out(planted):
+    """Crowds, boxes of no area, and such as only the numbers of a tensor leave without."""
+    crowd_without_area = box(301, 1, bbox=[5, 5, 0, 9], iscrowd=1)
+    planted.train["annotations"] += [
+        box(300, 1, iscrowd="1"),
+        crowd_without_area,
+        box(302, 2, bbox=[5, 5, 0, 9]),
+        box(303, 2, bbox=[33, 5, 1e-7, 9]),
+        box(304, 3, bbox=["30", "5", 20, 10], iscrowd="0"),
+    ]
+    root = planted.write()
+    report = check(root)
+    assert counts(report) == {
+        ("train2017", "box of no area"): 2,
+        ("train2017", "box partly outside its image"): 1,
+    }
+    assert "21 boxes of 3 " in report.contents["train2017"]
+    assert "; 2 crowd annotations, left out of training" in report.contents["train2017"]
+    dataset = CocoDataset(*coco_splits(root)["train2017"], EvalTransform(None))
+    assert sum(len(dataset[i][1]["labels"]) for i in range(20)) == 21
+    assert len(dataset.ground_truth()["annotations"]) == 25 == 21 + 2 + 2
+
+
 def test_unusable_files_do_not_hide_the_faults_of_others(planted):
     no_area(planted)
     root = planted.write()
@@ -335,7 +438,7 @@ def test_crowd_annotations_and_images_without_boxes_are_told(planted):
     assert report.faults == ()
     assert report.contents["train2017"] == (
         "20 images, 1 without boxes; 19 boxes of 3 of 3 classes, at most 1 in an image;"
-        " 1 crowd annotations, left out"
+        " 1 crowd annotations, left out of training"
     )
 
 

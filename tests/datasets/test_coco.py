@@ -1,15 +1,17 @@
 """Reading a data set in COCO layout."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from detrnb.datasets.annotations import fingerprint
-from detrnb.datasets.coco import CocoDataset, collate, data_paths
+from detrnb.datasets.coco import CocoDataset, SampleError, collate, data_paths
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
 
 AS_IT_IS = EvalTransform(size=None)
@@ -169,6 +171,137 @@ def test_missing_and_broken_images_are_named(root):
     (root / "train2017" / "9é.png").unlink()
     with pytest.raises(ValueError, match=r"image 9 of .*9é.png not found"):
         dataset[2]
+
+
+def in_words(error: pytest.ExceptionInfo) -> str:
+    """One sentence or two, without a traceback."""
+    assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def not_there(file):
+    file.unlink()
+    return r"not found\. Bring it, or take"
+
+
+def under_another_name(file):
+    file.rename(file.with_name("9É.PNG"))
+    return r"is there as 9É\.PNG\. Write in file_name what is there"
+
+
+def no_picture(file):
+    file.write_bytes(b"no picture")
+    return r"cannot be read \(not an image of a known format\)\. Bring it anew"
+
+
+def half(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return r"cannot be read \(.*\)\. Bring it anew"
+
+
+def another_size(file):
+    Image.new("RGB", (50, 32)).save(file)
+    return r"is 50×32, recorded as 32×50\. Boxes are for one of the two"
+
+
+def floating_point(file):
+    Image.fromarray(np.zeros((50, 32), np.float32)).save(file, "TIFF")
+    return r"holds floating-point numbers, .*\. Save it anew as RGB"
+
+
+@pytest.mark.parametrize(
+    "spoil", [not_there, under_another_name, no_picture, half, another_size, floating_point]
+)
+def test_an_image_that_cannot_be_had_is_one_sentence(root, spoil):
+    problem = spoil(root / "train2017" / "9é.png")
+    with pytest.raises(
+        SampleError, match=rf"^image 9 of .*2017\.json: .*9é\.png {problem}"
+    ) as error:
+        read(root)[2]
+    in_words(error)
+
+
+def test_it_is_one_sentence_from_a_loaders_worker_too(root):
+    """What torch does with an error in a worker; a worker itself may take seconds to end."""
+    not_there(root / "train2017" / "9é.png")
+    try:
+        read(root)[2]
+    except SampleError:
+        carried = pickle.loads(
+            pickle.dumps(ExceptionWrapper(where="in DataLoader worker process 0"))
+        )
+    assert "Traceback" in carried.exc_msg
+    with pytest.raises(SampleError, match=r"^image 9 of .*9é\.png not found\.") as error:
+        carried.reraise()
+    in_words(error)
+    again = pickle.loads(pickle.dumps(error.value))  # from process to process
+    assert str(again) == str(error.value)
+
+
+def test_an_image_too_oblong_to_be_resized_is_named(root):
+    Image.new("RGB", (4000, 1)).save(root / "train2017" / "9é.png")
+    images = [{"id": 9, "file_name": "9é.png", "width": 4000, "height": 1}]
+    write(root, {"images": images, "annotations": []})
+    with pytest.raises(SampleError, match=r"image 9 of .*9é\.png is 4000×1, too oblong") as error:
+        read(root, EvalTransform())[0]
+    in_words(error)
+
+
+def test_an_image_is_turned_where_its_record_has_the_turned_sides(root):
+    """Its box stays on what is annotated, and all that asks for its size gets the same."""
+    upright = Image.new("RGB", (32, 50))
+    upright.paste((255, 255, 255), (20, 5, 30, 25))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # what was upright lies on its left side
+    file = root / "train2017" / "9é.png"
+    upright.transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+    box = {"id": 1, "image_id": 9, "category_id": 2}
+    write(root, {"annotations": [box | {"bbox": [20, 5, 10, 20]}]})
+    pixels, target = read(root).original(2)
+    assert pixels.shape == (50, 32, 3) and target["boxes"].tolist() == [[20, 5, 30, 25]]
+    assert pixels[5:25, 20:30].min() == 255 and pixels.sum() == 255 * 3 * 200
+    assert read(root)[2][1]["orig_size"] == (50, 32)
+    record = {"id": 9, "file_name": "9é.png", "width": 50, "height": 32}
+    write(root, {"images": [record], "annotations": [box | {"bbox": [5, 2, 20, 10]}]})
+    pixels, target = read(root).original(0)
+    assert pixels.shape == (32, 50, 3) and pixels[2:12, 5:25].min() == 255
+
+
+def test_a_guess_is_said_once(root):
+    for image_id, size in SIZES.items():
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        Image.new("RGB", size).save(root / "train2017" / f"{image_id}é.png", exif=exif)
+    dataset = read(root)
+    with pytest.warns(
+        UserWarning, match=r"image 2 of .* \(orientation 3\), taken as stored"
+    ) as said:
+        for _ in range(2):
+            assert dataset[0][0].shape == (3, 24, 24) and dataset[1][0].shape == (3, 30, 40)
+    assert len(said) == 1
+
+
+def test_a_box_outside_an_image_without_a_size_on_record_is_an_error(root):
+    images = [{"id": i, "file_name": f"{i}é.png"} for i in SIZES]
+    write(root, {"images": images})
+    assert len(read(root)[1][1]["boxes"]) == 2
+    away = {"id": 1, "image_id": 4, "category_id": 2, "bbox": [41, 5, 10, 10]}
+    write(root, {"images": images, "annotations": [away]})
+    with pytest.raises(SampleError, match="is 40×30, and its box at x 41, y 5 is outside it"):
+        read(root)[1]
+
+
+def test_the_ground_truth_is_what_the_file_says_of_all_boxes(root):
+    dataset = read(root)
+    (root / "annotations" / "instances_train2017.json").unlink()  # it is read once
+    truth = dataset.ground_truth()
+    assert [
+        (r["image_id"], r["category_id"], r["bbox"], r["iscrowd"]) for r in truth["annotations"]
+    ] == BOXES
+    assert [r["area"] for r in truth["annotations"]] == [w * h for *_, (_, _, w, h), _ in BOXES]
+    assert [r["id"] for r in truth["annotations"]] == [1, 2, 3, 4, 5]  # 0 stands for unmatched
+    assert {r["id"]: (r["width"], r["height"]) for r in truth["images"]} == SIZES
+    assert [r["id"] for r in truth["categories"]] == [7, 2, 5]
 
 
 def test_data_paths_lists_what_is_there(root):

@@ -46,6 +46,42 @@ def test_eval_transform_scales_boxes_and_leaves_image_alone_without_size():
     assert same.size == (100, 50) and np.array_equal(unscaled, boxes)
 
 
+@pytest.mark.parametrize("size", [(4000, 1), (1, 4000), (100_000, 3)])
+def test_an_image_too_oblong_to_be_resized_is_refused_whatever_is_drawn(size):
+    image = Image.new("RGB", size)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    transforms = (
+        EvalTransform(),
+        TrainTransform(),
+        TrainTransform(crop=None),
+        TrainTransform(max_size=None),
+    )
+    for transform in transforms:
+        for seed in range(3):
+            with pytest.raises(ValueError, match=rf"is {size[0]}×{size[1]}, too oblong .* Cut it"):
+                transform(image, *nothing, np.random.default_rng(seed))
+    # Left as it is, it needs no resizing.
+    assert EvalTransform(None)(image, *nothing, np.random.default_rng(0))[0] is image
+
+
+def test_no_resizing_before_a_crop_fills_the_memory():
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    for size in ((10_000, 10), (4000, 10)):  # the limit on the long side is met, not before a crop
+        image = Image.new("RGB", size)
+        assert max(EvalTransform()(image, *nothing, np.random.default_rng(0))[0].size) <= 1334
+        with pytest.raises(ValueError, match=r"short side of 600: that would be \d{6}×600"):
+            TrainTransform()(image, *nothing, np.random.default_rng(0))
+
+
+def test_oblong_images_within_reason_are_resized():
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    for size in ((4000, 40), (1, 1), (1, 60), (60, 1)):
+        for transform in (EvalTransform(), TrainTransform()):
+            for seed in range(3):
+                image, *_ = transform(Image.new("RGB", size), *nothing, np.random.default_rng(seed))
+                assert min(image.size) > 0 and max(image.size) < 1400
+
+
 def test_train_transform_defaults_are_the_references():
     transform = TrainTransform()
     assert transform.sizes == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)

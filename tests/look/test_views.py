@@ -84,6 +84,9 @@ def test_images_that_are_not_there_are_refused_in_words(subject, tmp_path):
         subject.look(16)
     with pytest.raises(ValueError, match="none.jpg cannot be read as an image: .*No such file"):
         subject.look("none.jpg")
+    Image.fromarray(np.ones((9, 9), np.float32)).save(tmp_path / "depth.tiff")
+    with pytest.raises(ValueError, match="depth.tiff cannot be read as an image: holds floating-p"):
+        subject.look(tmp_path / "depth.tiff")
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match="notes.txt cannot be read as an image"):
         subject.look(tmp_path / "notes.txt")

@@ -130,3 +130,31 @@ def test_weights_from_a_file_load_or_say_what_is_missing(tmp_path):
         load_backbone_weights(target, "resnet18", str(tmp_path / "part.pt"))
     with pytest.raises(ValueError, match="no such file"):
         load_backbone_weights(target, "resnet18", str(tmp_path / "absent.pt"))
+    other = {**source.body.state_dict(), "conv1.weight": torch.zeros(64, 3, 3, 3)}
+    torch.save(other, tmp_path / "other.pt")
+    with pytest.raises(
+        ValueError, match=r"1 of .* other shapes, first 'conv1.weight', \(64, 3, 3, 3"
+    ):
+        load_backbone_weights(target, "resnet18", str(tmp_path / "other.pt"))
+    (tmp_path / "half.pt").write_bytes((tmp_path / "weights.pt").read_bytes()[:99])
+    with pytest.raises(ValueError, match=r"half\.pt is cut off"):
+        load_backbone_weights(target, "resnet18", str(tmp_path / "half.pt"))
+
+
+def test_how_backbone_weights_were_found_in_a_file_is_told(tmp_path):
+    source = Backbone("resnet18", 32, dilation=False, trainable=True)
+    state = {f"module.{name}": tensor for name, tensor in source.body.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "weights.pt")
+    target = Backbone("resnet18", 32, dilation=False, trainable=True)
+    notes = load_backbone_weights(target, "resnet18", str(tmp_path / "weights.pt"))
+    assert notes == ("taken from 'state_dict'", "names without 'module.', which all began with")
+    assert torch.equal(target.body.conv1.weight, source.body.conv1.weight)
+
+
+def test_imagenet_weights_that_torch_hub_has_only_in_part_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"PK\x03\x04 half of it")
+    backbone = Backbone("resnet18", 32, dilation=False, trainable=True)
+    with pytest.raises(ValueError, match=r"resnet18-f37072fd\.pth is not .*: its SHA-256 begins"):
+        load_backbone_weights(backbone, "resnet18", "imagenet")

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -101,29 +102,61 @@ def test_checkpoint_of_the_references_own_training_is_read(checkpoint, tmp_path)
     assert load_weights(smoke(), tmp_path / "own.pth").changes == ()
 
 
+def test_file_that_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"weights\.pth is a Git LFS pointer"):
+        load_weights(smoke(), tmp_path / "weights.pth")
+
+
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"\x00" * 64, b"<!DOCTYPE html><html>", b"PK\x03\x04 not a zip", b"ab0.", b"{}"],
-    ids=["empty", "zeros", "html", "torn zip", "text", "json"],
+    ("deleted", "said"),
+    [
+        (
+            ("class_embed.weight", "class_embed.bias"),
+            "not in them, so new for 7 classes: class_embed.weight, class_embed.bias",
+        ),
+        (("query_embed.weight",), "not in them, so 16 new queries: query_embed.weight"),
+    ],
 )
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_file_that_is_no_checkpoint_is_refused(content, name, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name} cannot be read as weights"):
-        load_weights(smoke(), tmp_path / name)
+def test_what_a_recipe_deletes_on_purpose_stays_as_it_was_built(checkpoint, deleted, said):
+    """As https://github.com/facebookresearch/detr/issues/9 has it for other classes."""
+    torch.save(
+        {"model": {n: x for n, x in tensors(checkpoint).items() if n not in deleted}}, checkpoint
+    )
+    model, built = smoke(num_classes=7), smoke(num_classes=7).state_dict()
+    loaded = load_weights(model, checkpoint)
+    assert set(deleted) <= set(loaded.adapted) and said in loaded.changes
+    assert not set(deleted) & set(loaded.loaded)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], built[name]) for name in deleted)
+    assert torch.equal(state["input_proj.weight"], tensors(checkpoint)["input_proj.weight"])
 
 
-@pytest.mark.parametrize("content", [[1, 2], torch.zeros(2), {"model": 3}, {"epoch": 3}])
-def test_checkpoint_without_weights_is_refused(content, tmp_path):
-    torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="holds no weights; expected a dict of tensors"):
-        load_weights(smoke(), tmp_path / "other.pt")
+def test_half_a_head_is_missing_not_deleted(checkpoint):
+    state = tensors(checkpoint)
+    del state["class_embed.bias"]
+    torch.save(state, checkpoint)
+    with pytest.raises(ValueError, match=r"1 missing, such as class_embed\.bias"):
+        load_weights(smoke(), checkpoint)
 
 
-def test_python_objects_in_a_checkpoint_are_never_run(tmp_path):
-    torch.save({"model": {}, "path": Path("x")}, tmp_path / "objects.pt")
-    with pytest.raises(ValueError, match="without other Python objects"):
-        load_weights(smoke(), tmp_path / "objects.pt")
+def test_other_peoples_forms_of_the_same_weights_load_and_are_said(checkpoint):
+    """Wrappers' prefixes, EMA containers, norms' counters, half precision, a number of NumPy."""
+    state = tensors(checkpoint)
+    counted = {**state, "backbone.0.body.bn.num_batches_tracked": torch.tensor(3)}
+    halved = {n: x.half() if x.is_floating_point() else x for n, x in state.items()}
+    for content, note in [
+        ({"model": {f"module.{name}": x for name, x in state.items()}}, "without 'module.'"),
+        ({"ema": {"module": state}}, "taken from 'ema.module'"),
+        ({"model": counted}, "left out: 1 num_batches_tracked"),
+        ({"model": halved}, "torch.float16 turned into torch.float32"),
+        ({"model": state, "best": np.float64(0.4)}, None),
+    ]:
+        torch.save(content, checkpoint)
+        loaded = load_weights(smoke(), checkpoint)
+        assert loaded.changes == () and len(loaded.loaded) == len(state)
+        assert [note in said for said in loaded.notes] == ([True] if note else [])
+        assert all(said in str(loaded) for said in loaded.notes)
 
 
 def test_absent_weights_are_named_with_what_may_stand_there(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from detrnb.plots import plot_curves
-from detrnb.runs.log import COCO_METRICS, is_over, log_table, read_log
+from detrnb.runs.log import COCO_METRICS, is_over, last_run, log_table, read_log, remarks
 
 JOURNAL = Path(__file__).resolve().parents[2] / "data" / "journal"
 
@@ -99,6 +99,31 @@ def test_the_journals_logs_read_the_same_pasted_or_whole(log):
         assert list(line)[:90] == list(again)[:90]  # key order tells of the run
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'\xef\xbb\xbf{"epoch": 0}\r\n{"epoch": 1}\r\n',
+        '{"epoch": 0}\r\n{"epoch": 1}\r\n'.encode("utf-16"),  # byte order mark, as by PowerShell
+        b'{"epoch": 0}\n\0\0\0\0\n{"epoch": 1}\n',
+        b'{"epoch": 0}\n\0\0\0\0{"epoch": 1}\n',
+        b'{"epoch": 0}\0\0\n{"epoch": 1}\0\0',
+        b' {"epoch": 0} \n\t\n{"epoch": 1}',
+    ],
+    ids=["utf8 mark and crlf", "utf16", "nul line", "nul before", "nul after", "blanks"],
+)
+def test_bytes_around_the_lines_do_not_matter(log, content):
+    assert read_log(log(content)) == [{"epoch": 0}, {"epoch": 1}]
+
+
+def test_key_with_two_values_is_refused_wherever_it_stands(log):
+    twice = '{"epoch": 1, "train_loss": 2.5, "of": {"a": 1, "a": 2}}'
+    for content in (f'{{"epoch": 0}}\n{twice}\n', f'{{"epoch": 0}}\n{twice}'):
+        with pytest.raises(ValueError, match="line 2: 'a' stands there twice, as 1 and as 2"):
+            read_log(log(content))  # without a line end too: it is whole, not torn
+    same = '{"train_loss": NaN, "epoch": 0, "train_loss": NaN}'
+    assert read_log(log(same))[0].keys() == {"train_loss", "epoch"}
+
+
 def test_nan_and_infinity_are_numbers(log):
     (line,) = read_log(log('{"train_loss": NaN, "test_loss": -Infinity, "epoch": 0}\n'))
     assert math.isnan(line["train_loss"]) and line["test_loss"] == -math.inf
@@ -120,9 +145,66 @@ def test_table_keeps_the_last_line_of_a_repeated_epoch():
     assert table["train_loss"].tolist() == [1.0, 2.0]
 
 
-def test_table_of_a_log_resumed_further_back_ends_with_the_last_epoch():
-    lines = [{"epoch": e, "train_loss": loss} for e, loss in ((2, 7.0), (0, 9.0), (1, 8.0))]
-    assert log_table(lines)["train_loss"].tolist() == [9.0, 8.0, 7.0]
+def of(*epochs):
+    """Lines of these epochs, told apart by their losses: 0, 1, ..."""
+    return [{"epoch": e, "train_loss": float(i)} for i, e in enumerate(epochs)]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "left"),  # by their losses, which are places in the file
+    [
+        ((0, 1, 2), [0, 1, 2]),
+        ((0, 1, 2, 0, 1), [3, 4]),  # another run in the same folder, shorter than the first
+        ((0, 1, 2, 0, 1, 2, 3, 0), [7]),
+        ((2, 0, 1), [1, 2]),
+        ((0, 1, 2, 3, 2), [0, 1, 4]),  # resumed further back, and cut off there
+        ((0, 1, 2, 3, 1, 2, 3, 4), [0, 4, 5, 6, 7]),
+        ((0, 0, 1, 1), [1, 3]),  # each process writes
+        ((5, 6, 5), [2]),
+        ((0, 3, 9), [0, 1, 2]),
+        ((), []),
+    ],
+)
+def test_the_run_that_a_log_ends_with_counts_alone(epochs, left):
+    assert [line["train_loss"] for line in last_run(of(*epochs))] == left
+    assert log_table(of(*epochs)).get("train_loss", pd.Series()).tolist() == left
+
+
+def test_lines_without_an_epoch_follow_the_ones_before():
+    assert log_table([{"a": 1.0}, {"a": 2.0}]).index.tolist() == [0, 1]
+    assert log_table([{"a": 1.0, "epoch": 4}, {"a": 2.0}]).index.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("epoch", ["1", 1.5, None])
+def test_epoch_that_is_no_number_is_refused(epoch):
+    with pytest.raises(ValueError, match=f"the epoch {epoch!r}; expected a whole number"):
+        log_table([{"epoch": epoch}])
+    assert log_table([{"epoch": 1.0}]).index.tolist() == [1]
+
+
+def test_what_a_log_holds_besides_its_last_run_is_said():
+    assert remarks(of(0, 1, 2)) == []
+    (said,) = remarks(of(0, 1, 2, 0, 1, 0, 1))
+    assert said.startswith("3 runs in one log: epochs begin anew at lines 4, 6; only the last run")
+    (said,) = remarks(of(0, 1, 2, 1, 2, 3))
+    assert "from line 4 on, epochs are logged again (first 1 to 2)" in said
+    anew, resumed = remarks(of(0, 1, 0, 1, 1))
+    assert "line 3" in anew and "from line 5 on" in resumed
+    assert "and 293 more" in remarks(of(*np.repeat(np.arange(299), 2)))[1]
+
+
+def test_a_number_of_parameters_that_changes_within_a_run_is_said():
+    sizes = ({"n_parameters": 100}, {"n_parameters": 100}, {"n_params": 90}, {})
+    assert remarks(sizes) == [
+        "the number of parameters changes from 100 to 90 at epoch 2: lines of two runs, or other"
+        " parameters are trained from there on"
+    ]
+
+
+def test_n_params_are_parameters():
+    assert log_table([{"epoch": 0, "n_params": 5}])["n_parameters"].tolist() == [5]
+    both = log_table([{"epoch": 0, "n_params": 5, "n_parameters": 4}])
+    assert both["n_parameters"].tolist() == [4]
 
 
 def test_table_of_no_lines_is_empty():
@@ -177,3 +259,25 @@ def test_ten_thousand_epochs_are_read_and_drawn(log):
 def test_training_is_over_after_its_epochs_or_for_want_of_a_better_ap(precisions, train, over):
     lines = [{"test_coco_eval_bbox": [ap], "epoch": i} for i, ap in enumerate(precisions)]
     assert is_over(lines, train) == over
+
+
+@pytest.mark.parametrize(
+    ("epochs", "precisions", "over"),
+    [
+        ([0, 0, 1], [0.3, 0.3, 0.2], False),  # epoch 0 logged twice: one epoch without a gain
+        ([0, 1, 1, 2], [0.3, 0.2, 0.2, 0.2], True),
+        ([0, 1, 2, 1], [0.1, 0.1, 0.4, 0.2], False),  # the best was trained away again
+        ([0, 2], [0.3, 0.2], True),
+    ],
+)
+def test_patience_counts_epochs_not_lines(epochs, precisions, over):
+    lines = [
+        {"test_coco_eval_bbox": [ap], "epoch": epoch}
+        for epoch, ap in zip(epochs, precisions, strict=True)
+    ]
+    assert is_over(lines, {"epochs": 9, "patience": 2}) == over
+
+
+def test_epochs_are_done_by_the_last_run_of_a_log():
+    lines = [{"epoch": epoch, "test_coco_eval_bbox": [0.1]} for epoch in (0, 1, 2, 0)]
+    assert not is_over(lines, {"epochs": 3})

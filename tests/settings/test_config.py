@@ -61,11 +61,27 @@ def test_overrides_win_and_leave_the_preset_as_it_was():
         ({"model.options.nothing.x": 1}, "options of unknown variant 'nothing'"),
         ({"train.lr_backbone": 1e-5}, "cache_features needs"),
         ({"data.flip": True}, "train_sizes=None leaves images as they are"),
+        ({"data.train_sizes": ()}, "data.train_sizes: .*at least 1 item"),
+        ({"data.train_sizes": (0,)}, "data.train_sizes.0: .*greater than 0"),
+        ({"train.seed": 2**63}, f"train.seed: .*, found {2**63}"),
+        ({"train.seed": 2**43}, f"train.seed: .*less than {2**43}"),
+        ({"train.seed": -1}, "train.seed: .*greater than or equal to 0"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_nearest_name(overrides, message):
     with pytest.raises(ValueError, match=message):
         Config.preset("smoke", overrides=overrides)
+
+
+def test_a_section_that_the_preset_fills_can_be_emptied_or_filled_otherwise():
+    own = Config.preset("smoke", overrides={"data.path": "photos", "data.toy": None})
+    assert own.data.toy is None
+    toy = Config.preset("smoke").data.toy
+    for stated in ({"data.toy": {"num_images": (5, 4, 3)}}, {"data.toy.num_images": (5, 4, 3)}):
+        changed = Config.preset("smoke", overrides=stated).data.toy
+        assert changed == toy.model_copy(update={"num_images": (5, 4, 3)})
+    seeded = Config.preset("smoke", overrides={"data.toy": {"seed": 1}}).data.toy
+    assert seeded == toy.model_copy(update={"seed": 1})
 
 
 def test_unknown_preset_names_the_known():

@@ -10,6 +10,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detrnb.datasets import CocoDataset, EvalTransform
 from detrnb.runs.log import COCO_METRICS
 from detrnb.training.metrics import (
     ERROR_KINDS,
@@ -43,7 +44,9 @@ def annotations(tmp_path):
             )
     content = {
         "info": {},
-        "images": [{"id": i, "width": 400, "height": 400} for i in range(1, 13)],
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": 400, "height": 400} for i in range(1, 13)
+        ],
         "annotations": boxes,
         "categories": [{"id": i, "name": name} for i, name in CLASSES.items()],
     }
@@ -112,6 +115,67 @@ def test_metrics_equal_pycocotools_fed_by_hand(annotations):
     assert np.mean([metrics.per_class[n] for n in ("cat", "dog")]) == pytest.approx(
         metrics.stats[0]
     )
+
+
+def test_ground_truth_of_a_data_set_is_that_of_its_file(annotations, tmp_path):
+    """Boxes and areas as the file has them, whatever training makes of them."""
+    content = json.loads(annotations.read_text())
+    content["annotations"] += [
+        {"id": 90, "image_id": 1, "category_id": 3, "bbox": [5, 5, 0, 9], "area": 0, "iscrowd": 0},
+        {
+            "id": 91,
+            "image_id": 2,
+            "category_id": 8,
+            "bbox": [380, 5, 90, 40.5],
+            "area": 999.5,
+            "iscrowd": 0,
+        },
+    ]
+    annotations.write_text(json.dumps(content))
+    dataset = CocoDataset(tmp_path, annotations, EvalTransform(None))
+    with contextlib.redirect_stdout(io.StringIO()):
+        by_hand = COCO(str(annotations))
+    detections = detections_like(by_hand, np.random.RandomState(3), range(1, 13))
+    expected = evaluate_coco(by_hand, detections)
+    annotations.write_text("{")  # what was read is evaluated
+    ground_truth = load_ground_truth(dataset)
+    assert evaluate_coco(ground_truth, detections) == expected
+    for image_id, records in by_hand.imgToAnns.items():
+        ours = [{k: r[k] for k in records[0]} for r in ground_truth.imgToAnns[image_id]]
+        assert ours == records
+
+
+def test_what_training_accepts_is_evaluated_alike(annotations):
+    """Numbers as text, null and what is left out give what numbers give."""
+    sound = load_ground_truth(annotations)
+    detections = detections_like(sound, np.random.RandomState(4), range(1, 13))
+    expected = evaluate_coco(sound, detections)
+    content = json.loads(annotations.read_text())
+    for record in content["annotations"]:
+        record["id"] = f"uuid-{record['id']}"
+        record["area"] = None
+        record["iscrowd"] = str(record["iscrowd"]) if record["iscrowd"] else None
+        record["bbox"] = [str(x) for x in record["bbox"]]
+        record |= {"image_id": str(record["image_id"]), "category_id": float(record["category_id"])}
+    annotations.write_text(json.dumps(content))
+    assert evaluate_coco(load_ground_truth(annotations), detections) == expected
+
+
+def test_errors_of_a_file_are_refused_before_anything_is_measured(annotations):
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["iscrowd"] = "perhaps"
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"malformed annotation \(1\): .*iscrowd is 'perhaps'"):
+        load_ground_truth(annotations)
+
+
+def test_classes_of_one_name_are_told_apart(annotations):
+    content = json.loads(annotations.read_text())
+    content["categories"][1]["name"] = "cat"
+    annotations.write_text(json.dumps(content))
+    ground_truth = load_ground_truth(annotations)
+    metrics = evaluate_coco(ground_truth, perfect(ground_truth))
+    assert metrics.per_class == pytest.approx({"cat (3)": 1, "cat (8)": 1, "bird": -1})
 
 
 def test_ground_truth_as_detections_gives_one(annotations):
@@ -208,3 +272,6 @@ def test_spread_tells_boxes_that_are_alike_from_boxes_that_look(annotations):
     assert box_spread(ground_truth, moved)["images"] == pytest.approx(0.1)
     ground_truth.imgs[2]["width"] = 200  # shares of each image's own sides
     assert box_spread(ground_truth, moved)["images"] != pytest.approx(0.1)
+    del ground_truth.imgs[2]["width"]
+    with pytest.raises(ValueError, match="1 images have no width and height on record, such as 2"):
+        box_spread(ground_truth, moved)

@@ -16,6 +16,7 @@ import torch
 import detrnb
 from detrnb import Config, fit, load_run, open_split
 from detrnb.compare import read_record
+from detrnb.datasets import make_loader
 from detrnb.datasets.splits import with_classes
 from detrnb.model.detr import build_criterion, build_detr
 from detrnb.runs.folder import RunFolder
@@ -23,7 +24,7 @@ from detrnb.settings.config import TrainConfig
 from detrnb.training import run as engine
 from detrnb.training.device import make_accelerator
 from detrnb.training.global_batch import TrainingDiverged
-from detrnb.training.loop import _log_part, train_one_epoch
+from detrnb.training.loop import _log_part, evaluate, train_one_epoch
 from detrnb.training.metrics import evaluate_coco, load_ground_truth
 from detrnb.training.opening import Run
 from detrnb.training.prepare import build_optimizer, open_data, rate_factor
@@ -282,6 +283,30 @@ def test_run_evaluates_any_split_as_its_log_says():
     dataset = open_split(run.config.data, "test2017")
     again = evaluate_coco(load_ground_truth(dataset.annotations), test.detections)
     assert again == test.metrics
+
+
+def test_evaluation_measures_by_what_was_read():
+    """Whatever becomes of the annotation file while a run trains."""
+    run = load_run("runs/unbroken")
+    expected = run.evaluate("test2017").metrics
+    dataset = open_split(run.config.data, "test2017")
+    copy = dataset.annotations.read_bytes()
+    dataset.annotations.write_text("{")
+    try:
+        loader = make_loader(dataset, 4, num_workers=0)
+        criterion = build_criterion(run.config.model)
+        found = evaluate(run.model, criterion, loader, make_accelerator("auto"))
+    finally:
+        dataset.annotations.write_bytes(copy)
+    assert found.metrics == expected
+
+
+def test_own_data_trains_with_a_preset_that_makes_its_own():
+    own = {"data.path": "data/smoke", "data.toy": None, "model.num_classes": None}
+    overrides = {**TINY, **own, "train.epochs": 1}
+    del overrides["data.toy.num_images"]
+    run = fit(Config.preset("smoke", overrides=overrides), name="own")
+    assert (run.config.data.toy, run.config.model.num_classes, len(run.log)) == (None, 4, 1)
 
 
 def test_init_from_starts_at_a_runs_weights_with_a_fresh_schedule(monkeypatch):
