@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from detrnb.model import postprocess as postprocess
     from detrnb.settings import VARIANTS as VARIANTS
     from detrnb.settings import Config as Config
+    from detrnb.study import judge as judge
     from detrnb.training import fit as fit
     from detrnb.training import load_run as load_run
 
@@ -30,6 +31,7 @@ _DOORS = {
     "build_criterion": "model",
     "build_detr": "model",
     "fit": "training",
+    "judge": "study",
     "load_run": "training",
     "load_weights": "model",
     "open_split": "datasets",

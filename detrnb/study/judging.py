@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from detrnb.compare import (
@@ -16,18 +15,17 @@ from detrnb.compare import (
     Ruling,
     Verdicts,
     detectable_difference,
-    entries,
     paired_by_epoch,
     read_records,
     rule,
     verdicts,
 )
-from detrnb.datasets import has_split
+from detrnb.datasets import has_split, open_split, resolved
 from detrnb.plots import plot_forest, plot_paired_curves
-from detrnb.runs import RunFolder, project_root, write_whole
+from detrnb.runs import RunFolder, is_over, project_root, write_whole
 from detrnb.settings import BASELINE, Config, resolve
-from detrnb.study.engine import SPLIT, evaluate_on_test
-from detrnb.training import duration, fit, is_finished, seconds_per_step
+from detrnb.study.engine import SPLIT, keep_test
+from detrnb.training import TrainingDiverged, duration, fit, folder_of, seconds_per_step
 
 FACTORS = (0.5, 1.0, 2.0)  # of the preset's learning rate, tried where rates are tuned
 TRIALS = (100, 101)  # seeds of these trials, which are judged nowhere
@@ -98,8 +96,8 @@ class Judgement:
     def __str__(self) -> str:
         name, plan = f"{self.plan.name} against {self.plan.baseline}", self.plan
         if self.ruling is None:
-            pairs = _pairs(self.records)
-            return f"{name}: {pairs} of {plan.seeds} pairs are there; no verdict before all are"
+            there = f"{len(self.records)} of {2 * plan.seeds} runs are there"
+            return f"{name}: {there}; no verdict before all are"
         row = self.found.table.iloc[0]
         if row.forbidden:
             return f"{name}: {row.text}"
@@ -129,7 +127,9 @@ class Judgement:
         rows = []
         base = self.found.values[self.found.baseline]
         row = self.found.table.iloc[0]
-        rows.append(f"{_tex(self.plan.baseline)} & {base.mean():.3f} $\\pm$ {base.std():.3f} & & \\\\")
+        rows.append(
+            f"{_tex(self.plan.baseline)} & {base.mean():.3f} $\\pm$ {base.std():.3f} & & \\\\"
+        )
         rows.append(
             f"{_tex(self.plan.name)} & {row['mean']:.3f} $\\pm$ {row['spread']:.3f} &"
             f" ${self.ruling.mean:+.3f}$ $[{self.ruling.low:+.3f}, {self.ruling.high:+.3f}]$ &"
@@ -244,14 +244,10 @@ def _runs(plan: Plan) -> Iterator[tuple[str, Config]]:
             yield entry, plan.config(entry, seed)
 
 
-def _folder(config: Config) -> RunFolder:
-    return RunFolder(project_root() / "runs" / run_folder_name(config))
-
-
 def _is_there(run: tuple[str, Config]) -> bool:
     """Whether a run is finished, and evaluated where there is a split for that."""
     config = run[1]
-    folder = _folder(config)
+    folder = folder_of(config)
     if not is_over(folder.read_log(), config.train.model_dump()):
         return False
     return folder.test_path.exists() or not has_split(config.data, SPLIT)
@@ -261,7 +257,7 @@ def _train(config: Config) -> None:
     """One run, and what it reaches on the split that nothing is tuned on."""
     run = fit(config)
     if has_split(config.data, SPLIT):
-        evaluate_on_test(run, RunFolder(run.path))
+        keep_test(run, RunFolder(run.path))
 
 
 def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
@@ -273,7 +269,7 @@ def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
     )
     spread = _kept_spread(plan)
     if spread is None:
-        return f"{told}; no study of preset {plan.preset} is kept that would tell how far runs spread"
+        return f"{told}; no kept study of preset {plan.preset} tells how far runs spread"
     seen = detectable_difference(spread, plan.seeds) if plan.seeds > 1 else float("inf")
     return (
         f"{told}; {plan.seeds} seeds would see a difference of {seen:.3f} AP with a chance of 80 %"
@@ -283,7 +279,8 @@ def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
 
 def _seconds(config: Config) -> float:
     """What a run of this config will take: as a finished one of it took, else by a few steps."""
-    for path in sorted((project_root() / "runs").glob(f"{config.preset_name}-{config.model.variant}-s*")):
+    pattern = f"{config.preset_name}-{config.model.variant}-s*"
+    for path in sorted((project_root() / "runs").glob(pattern)):
         folder = RunFolder(path)
         taken = folder.read_provenance().get("wall_time_s")
         settings = folder.read_config() if folder.config_path.exists() else {}
@@ -341,13 +338,15 @@ def _judged(plan: Plan) -> Judgement:
     there = [run for run in _runs(plan) if _is_there(run)]
     records = []
     for entry, config in there:
-        (record,) = read_records([_folder(config).path])
+        (record,) = read_records([folder_of(config).path])
         records.append(replace(record, name=f"{entry}-s{config.train.seed}"))
     if len(there) < 2 * plan.seeds:
         return Judgement(plan, tuple(records))
-    if plan.seeds == 1:
-        return Judgement(plan, tuple(records), *_one_pair(plan, records))
     found = verdicts(records, plan.baseline)
     differences = (found.values[plan.name] - found.values[plan.baseline]).dropna()
     ruling = rule(differences.to_numpy(), level=LEVEL / len(plan.looks))
     return Judgement(plan, tuple(records), ruling, found)
+
+
+def _tex(text: str) -> str:
+    return text.replace("_", "\\_")

@@ -23,7 +23,7 @@ from detrnb.training.metrics import (
 from detrnb.training.opening import Run, evaluate_split, load_run
 from detrnb.training.probing import seconds_per_step
 from detrnb.training.progress import duration
-from detrnb.training.run import fit
+from detrnb.training.run import fit, folder_of
 
 __all__ = [
     "CocoMetrics",
@@ -40,6 +40,7 @@ __all__ = [
     "evaluate_coco",
     "evaluate_split",
     "fit",
+    "folder_of",
     "from_main",
     "load_ground_truth",
     "load_run",

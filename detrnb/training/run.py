@@ -105,10 +105,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
     config = from_main(partial(with_classes, config))
-    # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
-    stated = config.model_dump(mode="json", exclude_defaults=True)
-    name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
-    folder = RunFolder(project_root() / "runs" / name)
+    folder = folder_of(config, name)
     from_main(partial(bring_back, folder))
     config = from_main(partial(_resolved, config, folder))
     from_main(partial(_open_folder, folder, config, resume))
@@ -118,6 +115,19 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
         began = folder.read_provenance().get("started", "an unknown time")
         print(f"{folder.path.name}: opened the finished run of {began}; delete it to train anew")
     return load_run(folder.path)
+
+
+def folder_of(config: Config, name: str | None = None) -> RunFolder:
+    """Where the run of a config is or would be.
+
+    Args:
+        name: of the folder; preset, variant, seed and a hash of the config unless given.
+    """
+    config = with_classes(config)
+    # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
+    stated = config.model_dump(mode="json", exclude_defaults=True)
+    name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
+    return RunFolder(project_root() / "runs" / name)
 
 
 def _resolved(config: Config, folder: RunFolder) -> Config:
