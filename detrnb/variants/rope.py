@@ -14,8 +14,8 @@ of a head with d channels they start as 10^(−4t/d), t = 0 .. d/4 − 1, in a r
 that across it. In RoPE-Axial ("axial") half of the pairs turns with x, half with y, at fixed
 100^(−4t/d).
 
-Measured there, on ImageNet-1k (ViT-B, its positions learned otherwise): 83.4 % right -> 83.8 mixed,
-83.6 axial at the resolution of training, 82.8 -> 84.4, 83.9 at 384 pixels.
+Measured there, on ImageNet-1k with a ViT-B, whose own positions are learned and added: 83.4 % right
+-> 83.8 mixed, 83.6 axial at the resolution of training; 82.8 -> 84.4, 83.9 at 384 pixels.
 
 Left out: the decoder, whose cross-attention keeps DETR's added sines for both memory and queries.
 The paper changes a backbone that sees nothing else of position; a DETR's encoder without its sines

@@ -37,6 +37,10 @@ def test_pairs_of_encoder_and_attention_are_legal_and_others_not():
         ("svd_split", 41_302_384),
         ("adaptive_res+efficient_attention", 41_304_416),
         ("adaptive_res+svd_split", 41_304_432),
+        ("group", 41_302_368 + 10 * 100 * 256),
+        ("focal", 41_302_368 - 257),
+        ("deformable", 40_019_938),
+        ("rope", 41_302_368 + 6 * 2 * 8 * 16),
     ],
 )
 def test_trainable_parameters_in_the_coco_preset(name, expected):
