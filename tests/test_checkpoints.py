@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import detrnb
 from detrnb.checkpoints import read_checkpoint, read_state
 
 STATE = {"a.weight": torch.arange(20.0).view(4, 5), "a.bias": torch.arange(4)}
@@ -203,3 +204,17 @@ def test_checkpoint_without_weights_is_refused_with_what_it_holds(content, found
     torch.save(content, path)
     with pytest.raises(ValueError, match=f"holds no weights, but {found}; expected tensors"):
         read_state(path)
+
+
+def test_no_other_file_of_the_package_opens_what_torch_wrote():
+    package = Path(detrnb.__file__).parent
+    reads = re.compile(
+        r"torch\.load\(|load_file\(|pickle\.load|load_state_dict_from_url|get_state_dict"
+    )
+    found = {
+        path.name
+        for path in package.rglob("*.py")
+        if reads.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"checkpoints.py"}
+    assert "weights_only=False" not in (package / "checkpoints.py").read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ from torch import Tensor
 from detrnb.datasets.batches import TrainBatches
 from detrnb.loss.criterion import SetCriterion
 from detrnb.loss.matcher import NonFiniteError
+from detrnb.model.transformer import TransformerEncoder
 from detrnb.settings.config import Config
 from detrnb.training import run as engine
 from detrnb.training.global_batch import TrainingDiverged
@@ -87,21 +88,26 @@ def interrupted() -> None:
     fit(config(), name="interrupted")
 
 
-def diverging(rank: int) -> None:
-    """A run in which the second process meets a NaN in the first of a step's two batches."""
-    forward, calls = SetCriterion.forward, []
+def diverging(rank: int, place: type, name: str) -> None:
+    """A run in which the second process meets a NaN in the first of a step's two batches.
 
-    def spoiled(self: SetCriterion, *arguments: object) -> dict:
+    Args:
+        place: the module that meets it: the loss, or one inside the model.
+    """
+    forward, calls = place.forward, []
+
+    def spoiled(self: object, *arguments: object) -> object:
         calls.append(1)
         if rank == 1 and len(calls) == 3:
             raise NonFiniteError("pred_boxes of decoder layer 1", [1])
         return forward(self, *arguments)
 
-    SetCriterion.forward = spoiled
+    place.forward = spoiled
     try:
-        fit(config(**ACCUMULATED), name="diverging")
+        fit(config(**ACCUMULATED), name=name)
     except TrainingDiverged as error:
-        Path(f"diverged-{rank}.txt").write_text(str(error))
+        Path(f"{name}-{rank}.txt").write_text(str(error))
+    place.forward = forward
 
 
 if __name__ == "__main__":
@@ -113,4 +119,5 @@ if __name__ == "__main__":
     interrupted()
     with recorded_norms(Path(f"norms-accumulated-{rank}.json")):
         fit(config(**ACCUMULATED), name="accumulated")
-    diverging(rank)
+    diverging(rank, SetCriterion, "diverging")
+    diverging(rank, TransformerEncoder, "diverging-inside")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import click
 
@@ -24,7 +25,7 @@ class Setting(click.ParamType):
 
 
 @click.command(no_args_is_help=True)
-@click.option("--preset", required=True, help="coco, finetune, toy or smoke")
+@click.option("--preset", help="coco, finetune, toy or smoke")
 @click.option("--variant", default="detr", show_default=True, help="one, or several joined by +")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--name", help="of the run's folder  [default: made of the settings]")
@@ -34,14 +35,23 @@ class Setting(click.ParamType):
 @click.option(
     "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
 )
+@click.option(
+    "--replay",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="a run's nonfinite.pt: make the step again, name the first module that gives NaN",
+)
 @click.argument("settings", nargs=-1, type=Setting(), metavar="[KEY=VALUE]...")
+@click.pass_context
 def train(
-    preset: str,
+    ctx: click.Context,
+    preset: str | None,
     variant: str,
     seed: int,
     name: str | None,
     resume: str,
     variants: tuple[str, ...],
+    replay: Path | None,
     settings: tuple[tuple[str, object], ...],
 ) -> None:
     """Train one run, or go on with it, into runs/.
@@ -54,6 +64,7 @@ def train(
       detrnb train --preset toy --variant svd_split train.epochs=3
       detrnb train --preset toy --variants my_idea.py --variant my_idea
       torchrun --nproc-per-node 8 -m detrnb train --preset coco data.path=data/coco
+      detrnb train --replay runs/mine/nonfinite.pt
 
     Under torchrun the processes train one run together; on several machines the folder that holds
     runs/ must be one that all of them share.
@@ -62,6 +73,15 @@ def train(
 
     try:
         load_variants(variants)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if replay is not None:
+        _replay(ctx, replay)
+        return
+    if preset is None:
+        raise click.MissingParameter(param_hint="'--preset'", param_type="option")
+
+    try:
         config = Config.preset(preset, variant=variant, seed=seed, overrides=dict(settings))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -72,3 +92,16 @@ def train(
         log = run.log
         click.echo(f"{run.path}: AP {log['AP'].iloc[-1]:.3f} after epoch {len(log)}")
     processes().destroy_process_group()
+
+
+def _replay(ctx: click.Context, file: Path) -> None:
+    """Say what of a step that failed is not finite first."""
+    typed = [name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"]
+    others = [name for name in typed if name != "replay"]
+    if others:
+        raise click.UsageError(
+            f"--replay takes all settings from its file; leave out {', '.join(others)}"
+        )
+    from detrnb.training import replay
+
+    click.echo(replay(file))

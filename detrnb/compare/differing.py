@@ -1,5 +1,6 @@
 """In what two runs differ, what that likely does to a comparison, and whether it forbids one."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy as np
 from detrnb.compare.certainty import Finding
 from detrnb.compare.inference import logs_as_reference
 from detrnb.compare.records import Record
-from detrnb.runs import config_differences
+from detrnb.runs import IMAGES_A_STEP, config_differences, same_data, what_counts
 
 # What a difference likely does, and whether it forbids the comparison.
 _EFFECTS: dict[str, tuple[bool, str]] = {
@@ -53,11 +54,11 @@ _EFFECTS: dict[str, tuple[bool, str]] = {
     "code": (True, "what is computed may differ, in these files"),
     "git commit": (False, "code unknown: what is computed may differ, look at the commits between"),
 }
-# Settings that findings speak of, or that do not change what is computed.
+# Settings that findings speak of.
 _COVERED = {
-    *("preset_name", "train.seed", "train.batch_size", "train.lr", "train.precision"),
-    *("train.schedule", "train.lr_drop", "train.warmup", "train.epochs", "train.cache_features"),
-    *("data.path", "data.num_workers", "data.train_sizes", "data.eval_size", "data.max_size"),
+    *("train.seed", "train.batch_size", "train.accumulate", IMAGES_A_STEP, "train.lr"),
+    *("train.precision", "train.schedule", "train.lr_drop", "train.warmup", "train.epochs"),
+    *("train.cache_features", "data.path", "data.train_sizes", "data.eval_size", "data.max_size"),
 }
 
 
@@ -130,16 +131,17 @@ def _differ(name: str, x: object, y: object) -> bool:
     if name == "validation images":
         return not set(x) & set(y)
     if isinstance(x, Mapping):
-        return bool(_other_parts(x, y))
+        return bool(_other_parts(name, x, y))
     return x != y
 
 
-def _other_parts(x: Mapping[str, object], y: Mapping[str, object]) -> list[str]:
+def _other_parts(what: str, x: Mapping[str, object], y: Mapping[str, object]) -> list[str]:
     """Files, splits or packages that differ; one that only one run has is no difference.
 
     So a variant's own file is none: that it is there is what is compared.
     """
-    return sorted(name for name in x.keys() & y.keys() if x[name] != y[name])
+    same = same_data if what == "data" else operator.eq
+    return sorted(name for name in x.keys() & y.keys() if not same(x[name], y[name]))
 
 
 def _difference(
@@ -168,7 +170,7 @@ def _difference(
             excess=f"{high - low:,} ({share:.3%})",
             weight="part of a gain may be size" if share > 0.01 else "too few to matter as size",
         )
-    parts = _other_parts(x.value, y.value) if isinstance(x.value, Mapping) else ()
+    parts = _other_parts(name, x.value, y.value) if isinstance(x.value, Mapping) else ()
     return Difference(
         *(name, x.text, y.text, effect),
         decisive=decisive and sure,
@@ -197,7 +199,7 @@ def _other_settings(first: Mapping[str, object], second: Mapping[str, object]) -
         return []
     pairs = {
         key: pair
-        for key, pair in config_differences(first, second).items()
+        for key, pair in config_differences(what_counts(first), what_counts(second)).items()
         if key not in _COVERED and not key.startswith("data.toy")
     }
     of_model = sum(key.startswith("model.") for key in pairs)

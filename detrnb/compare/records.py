@@ -23,6 +23,7 @@ from detrnb.runs import (
     log_table,
     read_log,
     remarks,
+    what_counts,
 )
 from detrnb.settings import BASELINE, Config
 
@@ -215,12 +216,15 @@ def arrange(records: Sequence[Record], baseline: str | None = None) -> list[Reco
 
 
 def _settings_of(record: Record) -> str:
-    train = {**record.config.get("train", {}), "seed": None}
-    return json.dumps({**record.config, "train": train} if record.config else record.name)
+    if not record.config:
+        return json.dumps(record.name)
+    return json.dumps(what_counts(record.config) | {"train.seed": None}, sort_keys=True)
 
 
 def _differing(record: Record, others: list[Record]) -> list[str]:
     """The settings that set a run apart from others, as `lr=0.001`."""
-    keys = {key for other in others for key in config_differences(record.config, other.config)}
-    values = {key: value for key, (_, value) in config_differences({}, record.config).items()}
+    values = what_counts(record.config)
+    keys = {
+        key for other in others for key in config_differences(values, what_counts(other.config))
+    }
     return [f"{key.rpartition('.')[2]}={values.get(key)}" for key in sorted(keys - {"train.seed"})]

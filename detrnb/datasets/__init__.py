@@ -20,6 +20,7 @@ from detrnb.datasets.splits import (
     split_paths,
     with_classes,
 )
+from detrnb.datasets.toy import photographs_of
 from detrnb.datasets.transforms import EvalTransform, TrainTransform, resize_shape
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "has_split",
     "make_loader",
     "open_split",
+    "photographs_of",
     "read_annotations",
     "resize_shape",
     "resolved",

@@ -183,13 +183,19 @@ class CocoDataset(Dataset):
         """Category ids of a model's labels, which without `contiguous` may go beyond those here."""
         return torch.tensor(self.category_ids)[labels] if self.contiguous else labels
 
-    def image_stamp(self) -> str:
-        """Names, sizes and times of change of all image files, as one hash."""
-        digest = hashlib.sha256()
+    def image_stamps(self) -> tuple[str, str]:
+        """What tells all image files from others, unopened, in the samples' order.
+
+        Returns:
+            A hash of their names and sizes, and one of names, sizes and times of change, which a
+            copy of the same files has anew.
+        """
+        sizes, times = hashlib.sha256(), hashlib.sha256()
         for name in self._file_names:
             file = os.stat(self.images / name.decode())
-            digest.update(b"%s %d %d\n" % (name, file.st_size, file.st_mtime_ns))
-        return digest.hexdigest()
+            sizes.update(b"%s %d\n" % (name, file.st_size))
+            times.update(b"%s %d %d\n" % (name, file.st_size, file.st_mtime_ns))
+        return sizes.hexdigest()[:16], times.hexdigest()[:16]
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, on which the augmentation depends; workers see it too."""
@@ -217,16 +223,40 @@ class CocoDataset(Dataset):
             image, boxes_xyxy, labels = self.transform(image, boxes_xyxy, labels, rng)
         except ValueError as error:
             raise SampleError(f"{self._name(index)} {error}") from error
-        corners = torch.from_numpy(boxes_xyxy / np.float32([image.width, image.height] * 2))
-        target = {
+        size = image.height, image.width
+        target = self._target(index, boxes_xyxy, labels, orig_size, size)
+        # Copied by NumPy: torch would spread this over threads, slower where the cores are busy.
+        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()), target
+
+    def target(self, index: int, size: tuple[int, int]) -> Target:
+        """A sample's target, without its image, which is not opened.
+
+        Args:
+            size: the image's height and width, which no transform changes.
+
+        Raises:
+            SampleError: a box is outside an image of that size.
+        """
+        height, width = size
+        return self._target(index, *self._boxes_of(index, width, height), size, size)
+
+    def _target(
+        self,
+        index: int,
+        boxes_xyxy: np.ndarray,
+        labels: np.ndarray,
+        orig_size: tuple[int, int],
+        size: tuple[int, int],
+    ) -> Target:
+        height, width = size
+        corners = torch.from_numpy(boxes_xyxy / np.float32([width, height] * 2))
+        return {
             "boxes": xyxy_to_cxcywh(corners),
             "labels": torch.from_numpy(labels),
             "image_id": int(self.image_ids[index]),
             "orig_size": orig_size,
-            "size": (image.height, image.width),
+            "size": size,
         }
-        # Copied by NumPy: torch would spread this over threads, slower where the cores are busy.
-        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()), target
 
     def original(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """A sample as it is on disk, for pictures.
@@ -240,15 +270,19 @@ class CocoDataset(Dataset):
     def _stored(self, index: int) -> Sample:
         """Image, boxes (xyxy, pixels) and labels before any transform."""
         image = self._open(index)
+        return image, *self._boxes_of(index, image.width, image.height)
+
+    def _boxes_of(self, index: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (xyxy, pixels) and labels of an image of that size."""
         at = slice(self._offsets[index], self._offsets[index + 1])
-        boxes_xyxy, kept = clip_boxes(self._boxes[at], image.width, image.height)
+        boxes_xyxy, kept = clip_boxes(self._boxes[at], width, height)
         if not kept.all():  # only where the record has no size
             x, y, *_ = self._boxes[at][~kept][0].tolist()
             raise SampleError(
-                f"{self._name(index)} is {image.width}×{image.height}, and its box at x {x:g}, y"
-                f" {y:g} is outside it. {ERRORS['box outside its image']}"
+                f"{self._name(index)} is {width}×{height}, and its box at x {x:g}, y {y:g} is"
+                f" outside it. {ERRORS['box outside its image']}"
             )
-        return image, boxes_xyxy, self._labels[at]
+        return boxes_xyxy, self._labels[at]
 
     def _open(self, index: int) -> Image.Image:
         def say(guess: str) -> None:

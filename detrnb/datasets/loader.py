@@ -16,7 +16,6 @@ from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.coco import CocoDataset, Target, collate
 from detrnb.runs import cpu_count, remove_left_over, write_whole
 
-_TENSORS = ("boxes", "labels")  # of a target; the rest of it are plain numbers
 Batch = tuple[Tensor, Tensor, list[Target]]
 
 
@@ -27,9 +26,15 @@ class FeatureDataset(Dataset):
     instead of once an epoch.
     """
 
-    def __init__(self, source: CocoDataset, features: Tensor, targets: list[Target]) -> None:
-        """Args: features (n, C, H/stride, W/stride) and targets, in the order of `source`."""
-        self.source, self.features, self.targets = source, features, targets
+    def __init__(self, source: CocoDataset, features: Tensor, size: tuple[int, int]) -> None:
+        """Take targets from the data set, features from elsewhere.
+
+        Args:
+            features: (n, C, H/stride, W/stride) in the order of `source`.
+            size: height and width of every image.
+        """
+        self.source, self.features = source, features
+        self.targets = [source.target(index, size) for index in range(len(source))]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,20 +65,21 @@ def compute_features(
     Args:
         encode: images (B, 3, H, W) uint8 and padding mask (B, H, W) to features (B, C, h, w).
         kept: file that holds the features for the next time; taken from it where it exists, made
-            anew where it cannot be read.
+            anew where it cannot be read. Its name must tell all that they depend on. Targets are
+            not in it: what labels depend on is another matter, and reading them is cheap.
 
     Raises:
         ValueError: images differ in size, so that features would depend on the batch's padding.
     """
     if kept is not None and kept.exists():
         try:
-            return FeatureDataset(source, *_read_features(kept))
+            return FeatureDataset(source, **_read_features(kept))
         except ValueError as error:
             print(f"{error}; computed again", flush=True)
-    features, targets, sizes = [], [], set()
+    features, sizes = [], set()
     with Bar(len(source), f"features of {source.annotations.stem}") as bar:
-        for images, padding_mask, batch_targets in make_loader(source, batch_size, num_workers=0):
-            sizes.update(target["size"] for target in batch_targets)
+        for images, padding_mask, targets in make_loader(source, batch_size, num_workers=0):
+            sizes.update(target["size"] for target in targets)
             if len(sizes) > 1:
                 raise ValueError(
                     f"train.cache_features needs images of one size; {source.annotations} has"
@@ -81,42 +87,25 @@ def compute_features(
                     " train.cache_features=False"
                 )
             features.append(encode(images, padding_mask).cpu())
-            targets.extend(batch_targets)
-            bar.update(len(batch_targets))
+            bar.update(len(targets))
+    (size,) = sizes
+    content = {"features": torch.cat(features), "size": size}
     if kept is not None:
         remove_left_over(kept.parent)
-        _write_features(kept, torch.cat(features), targets)
-    return FeatureDataset(source, torch.cat(features), targets)
+        write_whole(kept, partial(torch.save, content))
+    return FeatureDataset(source, **content)
 
 
-def _write_features(path: Path, features: Tensor, targets: list[Target]) -> None:
-    """Keep features and targets in one file, wholly or not at all.
-
-    Boxes and labels of all images are joined: a file of thousands of small tensors is slow.
-    """
-    joined = {name: torch.cat([target[name] for target in targets]) for name in _TENSORS}
-    rest = [{k: v for k, v in target.items() if k not in _TENSORS} for target in targets]
-    counts = [len(target["labels"]) for target in targets]
-    content = {"features": features, "rest": rest, "counts": counts, **joined}
-    write_whole(path, partial(torch.save, content))
-
-
-def _read_features(path: Path) -> tuple[Tensor, list[Target]]:
-    """What `_write_features` kept.
+def _read_features(path: Path) -> dict:
+    """What `compute_features` kept.
 
     Raises:
         ValueError: the file cannot be read, or holds something else.
     """
     content = read_checkpoint(path)
-    keys = {"features", "rest", "counts", *_TENSORS}
-    if not isinstance(content, dict) or content.keys() != keys:
+    if not isinstance(content, dict) or content.keys() != {"features", "size"}:
         raise ValueError(f"{path} holds no features of images")
-    columns = [content[name].split(content["counts"]) for name in _TENSORS]
-    targets = [
-        {**rest, **dict(zip(_TENSORS, row, strict=True))}
-        for rest, *row in zip(content["rest"], *columns, strict=True)
-    ]
-    return content["features"], targets
+    return content
 
 
 def make_loader(

@@ -36,8 +36,11 @@ class PictureError(ValueError):
     """
 
     def __init__(self, kind: str, problem: str, size: tuple[int, int] | None = None) -> None:
-        super().__init__(problem)
-        self.kind, self.size = kind, size
+        super().__init__(kind, problem, size)  # what makes another in a process that receives it
+        self.kind, self.problem, self.size = kind, problem, size
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 def open_rgb(

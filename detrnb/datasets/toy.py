@@ -5,6 +5,7 @@ bundled with scikit-image and scikit-learn. The three splits share neither. `toy
 an image is drawn; here the set is checked, built and put in place.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from detrnb.bar import Bar
+from detrnb.datasets.json_lists import json_lists
 from detrnb.datasets.toy_drawing import (
     DIGIT_SAMPLES,
     DrawnDigit,
@@ -27,7 +29,7 @@ from detrnb.datasets.toy_drawing import (
     read_photographs,
 )
 from detrnb.runs import naming, write_whole
-from detrnb.settings import ToyConfig
+from detrnb.settings import PRESETS, Config, DataConfig, ToyConfig
 
 GENERATOR = "detrnb.datasets.toy"
 VERSION = 1  # part of the settings: raise it whenever the drawn pixels change
@@ -36,6 +38,22 @@ SETTINGS_FILE = "toy.json"
 PARTS = ("annotations", "train2017", "val2017", "test2017")
 
 STALE_AFTER = 3600  # seconds after which an abandoned temporary folder is removed
+
+
+def toy_folder(data: DataConfig) -> str:
+    """The folder of a toy set, from the project's: each setting has one of its own.
+
+    `data.path` itself is its preset's setting's, or where no preset has it the defaults'; others
+    are beside it, under a name that ends in a hash. Two in one folder would swap their images
+    under runs that read them.
+    """
+    presets = [Config.preset(name).data for name in PRESETS]
+    settings = {preset.path: preset.toy for preset in presets if preset.toy}
+    if data.toy == settings.get(data.path, ToyConfig()):
+        return data.path
+    # Without defaults: a setting that is added later leaves the folders of others as they are.
+    stated = json.dumps(data.toy.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return f"{data.path.rstrip('/')}-{hashlib.sha256(stated.encode()).hexdigest()[:8]}"
 
 
 def make_toy(path: Path, settings: ToyConfig) -> Path:
@@ -71,6 +89,20 @@ def make_toy(path: Path, settings: ToyConfig) -> Path:
                 os.replace(path, Path(temporary) / "old")
             os.replace(built, path)
     return path
+
+
+def photographs_of(annotations: Path) -> dict[int, str]:
+    """Which photograph each image is cut from, by image id; only of those that the file tells.
+
+    The toy set's does, in the key `photograph` of its images; any other COCO file may.
+    """
+    return {
+        record["id"]: str(record["photograph"])
+        for name, records in json_lists(annotations)
+        if name == "images"
+        for record in records
+        if isinstance(record, dict) and record.get("photograph") is not None
+    }
 
 
 def _record(settings: ToyConfig) -> dict[str, object]:

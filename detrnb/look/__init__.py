@@ -10,6 +10,7 @@ from detrnb.look.knock_outs import (
     intervals,
     keep_part,
     kept_triplets,
+    observations,
 )
 from detrnb.look.recording import (
     Recording,
@@ -36,6 +37,7 @@ __all__ = [
     "keep_part",
     "kept_triplets",
     "object_shares",
+    "observations",
     "record_attention",
     "unrecorded_names",
 ]

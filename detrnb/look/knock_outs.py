@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from detrnb.boxes import cell_coverage, cxcywh_to_xyxy
+from detrnb.datasets import photographs_of
 from detrnb.look.recording import attention_of
 from detrnb.model import DETR, EncoderAttention
 from detrnb.variants.svd_split import Spectrum, spectrum
@@ -99,9 +100,15 @@ def energy_table(
         seed: of the random parts.
         limit: how many images, from the first; None for all.
 
+    Returns:
+        Besides, `image_id`, `layer`, and `photograph`: what the image was cut from; None where the
+        annotations do not tell.
+
     Raises:
         ValueError: the model has no such layer.
     """
+    annotations = getattr(dataset, "annotations", None)
+    photographs = photographs_of(annotations) if annotations else {}
     generator = torch.Generator().manual_seed(seed)
     names = [f"encoder.{layer}.self" for layer in layers]
     rows = []
@@ -112,19 +119,50 @@ def energy_table(
         recording = attention_of(model, image[None], names)
         for layer, name in zip(layers, names, strict=True):
             found = energy_in_boxes(recording.maps(name), target["boxes"], generator)
-            rows.append({"image_id": target["image_id"], "layer": layer, **found})
+            image = target["image_id"]
+            place = {"image_id": image, "photograph": photographs.get(image), "layer": layer}
+            rows.append({**place, **found})
     return pd.DataFrame(rows)
 
 
-def intervals(values: pd.DataFrame) -> pd.DataFrame:
-    """`mean` of each column, one row an image, with its 95 % interval `low`, `high` (Student's)."""
-    half = t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
-    mean = values.mean()
-    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
+def observations(energy: pd.DataFrame) -> pd.Series:
+    """What each row is an observation of: its photograph, or its image where none is told.
+
+    Images cut from one photograph share its scene, so that more of them tell little more about
+    other scenes.
+
+    Args:
+        energy: of `energy_table`.
+
+    Returns:
+        Named `photographs`, or `images` where no photograph is told.
+    """
+    told = energy["photograph"].notna()
+    seen = energy["photograph"].where(told, energy["image_id"])
+    return seen.rename("photographs" if told.any() else "images")
+
+
+def intervals(energy: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Means over `observations` with their 95 % intervals (Student's).
+
+    Args:
+        energy: of `energy_table`, of one model and layer: one row an image.
+        columns: those wanted; images of one photograph are averaged first.
+
+    Returns:
+        By column `mean`, `low`, `high`, and `observations`, how many there are. The interval of a
+        single observation is unbounded.
+    """
+    means = energy[list(columns)].groupby(observations(energy).to_numpy()).mean()
+    count, mean = len(means), means.mean()
+    half = t.ppf(0.975, count - 1) * means.std() / count**0.5 if count > 1 else np.inf
+    return pd.DataFrame(
+        {"mean": mean, "low": mean - half, "high": mean + half, "observations": count}
+    )
 
 
 def against_controls(energy: pd.DataFrame) -> pd.DataFrame:
-    """Each part less its random control, image by image.
+    """Each part less its random control, image by image, and its mean over photographs.
 
     Args:
         energy: of `energy_table`, a column `model` added.
@@ -136,7 +174,7 @@ def against_controls(energy: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for (model, layer), table in energy.groupby(["model", "layer"]):
         pairs = {f"{x} - random": table[x] - table[f"random {x}"] for x in ("object", "context")}
-        for name, row in intervals(pd.DataFrame(pairs)).iterrows():
+        for name, row in intervals(table.assign(**pairs), [*pairs]).iterrows():
             rows[model, layer + 1, name] = row
     return pd.DataFrame(rows).T.rename_axis(["model", "layer", "difference"])
 

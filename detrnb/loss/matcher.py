@@ -1,6 +1,6 @@
 """Hungarian assignment of targets to queries, for all decoder layers in one pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,11 +12,20 @@ from detrnb.loss.layout import Pairs
 
 
 class NonFiniteError(ValueError):
-    """A tensor that must be finite is not; `tensor` names it, `images` are the batch's places."""
+    """A tensor that must be finite is not.
 
-    def __init__(self, tensor: str, images: list[int]) -> None:
-        super().__init__(f"{tensor} is not finite (images {images} of the batch)")
-        self.tensor, self.images = tensor, images
+    Args:
+        tensor: names it.
+        images: places in the batch; none where it cannot be told which.
+    """
+
+    def __init__(self, tensor: str, images: Sequence[int] = ()) -> None:
+        super().__init__(tensor, images)  # what makes another in a process that receives it
+        self.tensor, self.images = tensor, list(images)
+
+    def __str__(self) -> str:
+        where = f" (images {self.images} of the batch)" if self.images else ""
+        return f"{self.tensor} is not finite{where}"
 
 
 def softmax_cost(logits: Tensor, labels: Tensor) -> Tensor:

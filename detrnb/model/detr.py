@@ -198,18 +198,22 @@ def _initialize(model: DETR, seed: int) -> None:
     """The reference's initialisation, each tensor from a stream named after it.
 
     Transformer: Xavier-uniform matrices, attention biases 0. Heads, projection and all other
-    biases: torch's defaults. Queries: N(0, 1). Norms, parameters that a variant holds itself rather
-    than in a linear layer, and modules with `own_init`, stay as they were made.
+    biases: torch's defaults. Queries: N(0, 1). Norms, what a variant names in `added`, parameters
+    that it holds itself rather than in a linear layer, and modules with `own_init` stay as they
+    were made.
     """
+    own = {name for _, _, names in added_parameters(model) for name in names}
 
     def draw(parameter: nn.Parameter, name: str, fill: Callable, *args: float) -> None:
+        if name in own:
+            return
         generator = torch.Generator("cpu").manual_seed(stream(seed, name))
         values = torch.empty(parameter.shape, device="cpu")
         parameter.copy_(fill(values, *args, generator=generator))
 
-    own = [path for path, module in model.named_modules() if getattr(module, "own_init", False)]
+    kept = [path for path, module in model.named_modules() if getattr(module, "own_init", False)]
     for path, module in model.named_modules():
-        if any(f"{path}.".startswith(f"{kept}.") for kept in own):
+        if any(f"{path}.".startswith(f"{root}.") for root in kept):
             continue
         if isinstance(module, MultiheadAttention):
             draw(module.in_proj_weight, path + ".in_proj_weight", nn.init.xavier_uniform_)
@@ -225,7 +229,7 @@ def _initialize(model: DETR, seed: int) -> None:
                 draw(module.weight, path + ".weight", nn.init.xavier_uniform_)
             else:
                 draw(module.weight, path + ".weight", nn.init.uniform_, -bound, bound)
-            if module.bias is None:
+            if module.bias is None or path + ".bias" in own:
                 continue
             if path.endswith("out_proj"):
                 nn.init.zeros_(module.bias)

@@ -3,8 +3,18 @@
 Every file of a run is written and read through this room.
 """
 
-from detrnb.runs.folder import RunFolder, config_differences, run_name
+from detrnb.runs.folder import RunFolder, run_name
 from detrnb.runs.home import located, project_root, save_figure
+from detrnb.runs.identity import (
+    IMAGES_A_STEP,
+    code_differences,
+    config_differences,
+    data_differences,
+    same_data,
+    trained_by,
+    what_counts,
+)
+from detrnb.runs.lock import RunLock
 from detrnb.runs.log import (
     COCO_METRICS,
     is_over,
@@ -16,15 +26,22 @@ from detrnb.runs.log import (
 )
 from detrnb.runs.mirror import Mirror, bring_back
 from detrnb.runs.provenance import cpu_count, this_process
+from detrnb.runs.source import hash_of_file, hash_of_text
 from detrnb.runs.writing import naming, remove_left_over, write_whole
 
 __all__ = [
     "COCO_METRICS",
+    "IMAGES_A_STEP",
     "Mirror",
     "RunFolder",
+    "RunLock",
     "bring_back",
+    "code_differences",
     "config_differences",
     "cpu_count",
+    "data_differences",
+    "hash_of_file",
+    "hash_of_text",
     "is_over",
     "last_run",
     "located",
@@ -36,7 +53,10 @@ __all__ = [
     "remarks",
     "remove_left_over",
     "run_name",
+    "same_data",
     "save_figure",
     "this_process",
+    "trained_by",
+    "what_counts",
     "write_whole",
 ]

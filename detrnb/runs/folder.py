@@ -1,10 +1,10 @@
 """A run folder on disk: its name, settings, log and provenance; no torch here.
 
 ``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
-provenance.json, last.pt, best.pt and figures/; of a variant with parameters of its own also
-history.npz, these parameters before training and after each epoch, and of one that is not the
-package's its source in variants/; once it was evaluated on a split that nothing was tuned on,
-test.json.
+provenance.json, last.pt, best.pt and figures/; while it is trained, lock.json; of a variant with
+parameters of its own also history.npz, these parameters before training and after each epoch, and
+of one that is not the package's its source in variants/; once it was evaluated on a split that
+nothing was tuned on, test.json; of a run that diverged nonfinite.pt, the step that failed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from detrnb.runs.lock import RunLock
 from detrnb.runs.log import COCO_METRICS, is_torn, parse_object, read_log
 from detrnb.runs.writing import append_whole, copy_whole, remove_left_over, write_whole
-
-ABSENT = "(absent)"
 
 
 def run_name(preset: str, variant: str, seed: int, settings: Mapping[str, object]) -> str:
@@ -38,11 +37,11 @@ def run_name(preset: str, variant: str, seed: int, settings: Mapping[str, object
     for part in (preset, variant):
         if not re.fullmatch(r"\w[\w.+-]*", part):
             raise ValueError(f"{part!r} cannot be part of a run's name; use letters, digits, ._+-")
-    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=_plain)
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=plain)
     return f"{preset}-{variant}-s{seed}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """What json cannot write by itself: numpy and torch values, paths."""
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -61,12 +60,14 @@ class RunFolder:
         self.provenance_path = self.path / "provenance.json"
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
+        self.nonfinite = self.path / "nonfinite.pt"
         self.history_path = self.path / "history.npz"
         self.test_path = self.path / "test.json"
         # Says how fast its config trains, measured beside others'.
         self.timing_path = self.path / "timing.json"
         self.figures = self.path / "figures"
         self.variants = self.path / "variants"
+        self.lock = RunLock(self.path)
 
     def create(self, config: Mapping[str, object]) -> RunFolder:
         """Make the folder and write config.json, replacing one that is there."""
@@ -81,6 +82,10 @@ class RunFolder:
             save: puts the checkpoint into an open file; this room knows no torch.
         """
         write_whole(self.last, save)
+
+    def write_nonfinite(self, save: Callable[[BinaryIO], object]) -> None:
+        """Write nonfinite.pt, what a step that failed began with; arguments as `write_last`."""
+        write_whole(self.nonfinite, save)
 
     def keep_last_as_best(self) -> None:
         """Make best.pt a copy of last.pt."""
@@ -197,7 +202,7 @@ class RunFolder:
 
         NaN and infinities are written as ``NaN`` and ``Infinity``, as in the reference's logs.
         """
-        data = (json.dumps(line, default=_plain) + "\n").encode()
+        data = (json.dumps(line, default=plain) + "\n").encode()
         self.repair_log()
         append_whole(self.log_path, data)
 
@@ -227,30 +232,8 @@ class RunFolder:
         self.repair_log()
 
 
-def config_differences(
-    old: Mapping[str, object], new: Mapping[str, object]
-) -> dict[str, tuple[object, object]]:
-    """Settings that differ, as dotted key to (old, new); ``ABSENT`` where one side lacks the key.
-
-    Compared as JSON would keep them: a tuple equals a list of the same values.
-    """
-    before, after = (_flat(json.loads(json.dumps(c, default=_plain))) for c in (old, new))
-    pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in {**before, **after}}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    leaves = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
-
-
 def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    text = json.dumps(value, indent=2, default=_plain) + "\n"
+    text = json.dumps(value, indent=2, default=plain) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))
 
 

@@ -28,15 +28,25 @@ def mirror_of(folder: RunFolder) -> Path | None:
     return None if copy.resolve() == folder.path.resolve() else copy
 
 
-def bring_back(folder: RunFolder) -> None:
-    """Fetch a run folder that is gone from its copy, if there is one.
+def bring_back(folder: RunFolder, resume: str = "auto") -> None:
+    """Fetch a run folder that is gone from its copy, if there is one, and say so.
+
+    Whether a machine was taken away or somebody deleted the folder cannot be told.
+
+    Args:
+        resume: `never` where only a new run is wanted.
 
     Raises:
-        ValueError: the folder is not gone, but behind its copy.
+        ValueError: the folder is gone and its copy not wanted, or it is behind its copy.
     """
     copy = mirror_of(folder)
     if copy is None or not RunFolder(copy).config_path.exists():
         return
+    if not folder.path.exists() and resume == "never":
+        raise ValueError(
+            f"{folder.path} is gone, but its copy {copy} holds this run and resume is 'never';"
+            " delete the copy too to start over, give another name, or resume='auto' to go on"
+        )
     if folder.path.exists():
         here, there = len(folder.read_log()), len(RunFolder(copy).read_log())
         if here < there:
@@ -47,9 +57,18 @@ def bring_back(folder: RunFolder) -> None:
         return
     folder.path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.path.name}-", dir=folder.path.parent) as new:
-        whole = shutil.copytree(copy, Path(new) / "run", ignore=shutil.ignore_patterns("*.tmp"))
-        os.replace(whole, folder.path)
-    print(f"{folder.path.name}: brought back from {copy}", flush=True)
+        unfinished = shutil.ignore_patterns("*.tmp", "lock.json")
+        whole = shutil.copytree(copy, Path(new) / "run", ignore=unfinished)
+        try:
+            os.replace(whole, folder.path)
+        except OSError:
+            if not folder.path.exists():  # else another process was quicker
+                raise
+    print(
+        f"{folder.path.name}: brought back from {copy}, as far as epoch"
+        f" {len(folder.read_log())}; whoever deleted the run to be rid of it deletes that copy too",
+        flush=True,
+    )
 
 
 class Mirror:

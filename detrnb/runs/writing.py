@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
 STALE_AFTER = 3600  # seconds; writing one file takes less
+_COUNT = count()
 _FULL = "; what was there stays. Make room on its disk and start again; a run goes on where it was"
 _LOCKED = "; allow writing there, or work on a copy elsewhere"
 _REMEDIES = {
@@ -59,8 +61,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: it could not be written; names the file.
     """
-    # Two processes may write the same, on a shared folder those of two machines.
-    beside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    # Two threads may write the same, or two processes, on a shared folder those of two machines.
+    writer = f"{platform.node()}.{os.getpid()}.{next(_COUNT)}"
+    beside = path.with_name(f".{path.name}.{writer}.tmp")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = _NotingFile(beside, "wb")
@@ -115,7 +118,7 @@ def remove_left_over(folder: Path) -> None:
 
 
 def _is_left_over(path: Path) -> bool:
-    process = re.fullmatch(rf"\..+\.{re.escape(platform.node())}\.(\d+)\.tmp", path.name)
+    process = re.fullmatch(rf"\..+\.{re.escape(platform.node())}\.(\d+)\.\d+\.tmp", path.name)
     if process and is_gone(int(process[1])):
         return True
     return time.time() - path.stat().st_mtime > STALE_AFTER

@@ -6,6 +6,7 @@ file is imported only when a model with it is built. One of a user's own is ente
 """
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -98,16 +99,17 @@ def enter(variant: Variant) -> None:
     """Make a variant known by its name; one of a user's own takes the place of an earlier one.
 
     Raises:
-        ValueError: the name is the package's, or cannot be one; it names no part, or one or a head
-            that there is not.
+        ValueError: the name is the package's, or cannot be part of a run's name, or holds a `+`,
+            which joins names; it names no part, or one or a head that there is not; a target or the
+            options are not of the form they need.
     """
     name, known = variant.name, VARIANTS.get(variant.name)
     if name in VARIANTS and not (known and known.is_own and variant.is_own):
         raise ValueError(f"variant name {name!r} is taken; taken: {', '.join(VARIANTS)}")
-    if not name or set(name) & set("+. /"):
+    if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(
-            f"variant name {name!r} cannot be one: '+' joins names, and '.', '/' and blanks mean"
-            " something in settings and folders"
+            f"variant name {name!r} cannot be part of a run's name; use letters, digits, _-"
+            " ('+' joins names, '.' names options)"
         )
     if not variant.parts:
         raise ValueError(f"variant {name!r} replaces nothing; parts: {', '.join(PARTS)}")
@@ -118,7 +120,27 @@ def enter(variant: Variant) -> None:
                     f"variant {name!r}: no {kind} {key!r}{nearest(str(key), possible)}; there are"
                     f" {', '.join(possible)}"
                 )
+    for part, target in variant.parts.items():
+        if isinstance(target, str) and not re.fullmatch(r"[\w.]+:\w+", target):
+            raise ValueError(
+                f"variant {name!r} has {target!r} for the {part}; expected 'module:attribute', a"
+                " class, or None where another of its parts makes it"
+            )
+    _layer_options(variant)
     VARIANTS[name] = variant
+
+
+def _layer_options(variant: Variant) -> None:
+    """A ValueError where a part that exists once a layer lacks the option that chooses layers."""
+    replaced = {part for part, target in variant.parts.items() if target}
+    stacks = {ONCE_A_LAYER[part] for part in replaced if part in ONCE_A_LAYER}
+    names = ["layers"] if len(stacks) == 1 else [f"{stack}_layers" for stack in stacks]
+    lacking = [key for key in sorted(names) if key not in variant.options.model_fields]
+    if lacking:
+        raise ValueError(
+            f"variant {variant.name!r} replaces parts of layers, and its options"
+            f" {variant.options.__name__} lack {', '.join(lacking)}; derive them from LayerOptions"
+        )
 
 
 def nearest(name: str, known: object) -> str:

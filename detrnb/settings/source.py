@@ -36,6 +36,11 @@ class Source:
     text: str
     missing: tuple[str, ...]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
+
 
 def source_of(variant: "Variant") -> Source:
     """The source of a variant's own classes, as it is now."""

@@ -9,18 +9,24 @@ entries share the order of the data and the initial weights of the parts they sh
 training step of each is timed: trainings are hours apart, and a machine's speed drifts.
 """
 
+import os
 import shutil
+import signal
 import time
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
-from detrnb.runs import RunFolder, config_differences, project_root
+from detrnb.runs import RunFolder, config_differences, project_root, what_counts
 from detrnb.settings import Config
 from detrnb.study.entries import Entry, plan
-from detrnb.training import duration, fit, seconds_per_step
+from detrnb.training import code_of, duration, fit, other_code, seconds_per_step
 
 TIMED_STEPS = 40
+GRACE = 10  # seconds that a child takes to end in order
 SPLIT = "test2017"  # nothing is tuned on it
 
 
@@ -37,6 +43,7 @@ def run_study(preset: str = "toy") -> Path:
     ]
     missing = [run for run in runs if not _is_kept(run[2], run[1])]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are there", flush=True)
+    _say_of_which_code([run for run in runs if run not in missing])
     begin = time.monotonic()
     for number, (entry, config, kept) in enumerate(missing):
         left = ""
@@ -45,19 +52,45 @@ def run_study(preset: str = "toy") -> Path:
             left = f", about {duration(each * (len(missing) - number))} left"
         name = f"{entry.label}, seed {config.train.seed}"
         print(f"{name}: {number + 1} of {len(missing)}{left}", flush=True)
-        # A process of its own, so that the peak of memory it reports is this run's.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        # Of its own, so that the peak of memory it reports is this run's.
+        with _process() as process:
             process.submit(_train_and_keep, config, kept.path).result()
     for seed in sorted({config.train.seed for _, config, _ in runs}):
         _time([run for run in runs if run[1].train.seed == seed])
     return kept_in
 
 
+def _say_of_which_code(kept: Sequence[tuple[Entry, Config, RunFolder]]) -> None:
+    """Say where kept runs were trained by other code: they are compared among themselves."""
+    said: Counter[tuple[str, str]] = Counter()
+    for _, config, run in kept:
+        provenance = run.read_provenance()
+        said[other_code(provenance, code_of(config)), provenance.get("precision", "unknown")] += 1
+    for (other, precision), number in said.items():
+        if other:
+            print(f"{number} of them: {other} (precision {precision})", flush=True)
+
+
+def _process() -> ProcessPoolExecutor:
+    """A process that ends with this one, however this one ends."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_the_parent)
+
+
+def _end_with_the_parent() -> None:
+    def wait() -> None:
+        connection.wait([parent_process().sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(1)  # the pool's loop goes on after what SIGTERM raises
+
+    Thread(target=wait, daemon=True).start()
+
+
 def _time(runs: list[tuple[Entry, Config, RunFolder]]) -> None:
     """Keep how long a training step takes, of all runs of a seed or of none."""
     if all(kept.timing_path.exists() for *_, kept in runs):
         return
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    with _process() as process:
         taken = [process.submit(seconds_per_step, run[1], TIMED_STEPS).result() for run in runs]
     for (entry, config, kept), step_s in zip(runs, taken, strict=True):
         kept.write_timing(step_s, TIMED_STEPS)
@@ -70,7 +103,7 @@ def _is_kept(kept: RunFolder, config: Config) -> bool:
         return False
     settings = kept.read_config()
     stated = config.as_begun(settings).model_dump(mode="json")
-    differing = config_differences(Config.completed(settings), stated)
+    differing = config_differences(what_counts(Config.completed(settings)), what_counts(stated))
     if differing:
         raise ValueError(
             f"{kept.path} is of another config ({', '.join(differing)} differ); a study compares"

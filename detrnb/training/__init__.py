@@ -21,8 +21,10 @@ from detrnb.training.metrics import (
     load_ground_truth,
 )
 from detrnb.training.opening import Run, evaluate_split, load_run
+from detrnb.training.origin import code_of, other_code
 from detrnb.training.probing import seconds_per_step
 from detrnb.training.progress import duration
+from detrnb.training.replaying import replay
 from detrnb.training.run import fit
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Run",
     "TrainingDiverged",
     "box_spread",
+    "code_of",
     "default_device",
     "device_name",
     "duration",
@@ -44,9 +47,11 @@ __all__ = [
     "load_ground_truth",
     "load_run",
     "make_accelerator",
+    "other_code",
     "peak_memory_mb",
     "peak_memory_of",
     "processes",
+    "replay",
     "seconds_of",
     "seconds_per_step",
 ]

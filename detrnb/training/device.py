@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import resource
 import sys
 import time
@@ -42,27 +43,37 @@ def from_main(compute: Callable[[], T]) -> T:
         try:
             outcome[0] = compute()
         except Exception as error:
-            outcome[1] = error
+            outcome[1] = _portable(error)
     result, error = broadcast_object_list(outcome)
     if error is not None:
         raise error
     return result
 
 
+def _portable(error: Exception) -> Exception:
+    """An error as other processes can be given it: itself, or its words where it does not pickle.
+
+    One that does not would leave the others with an error of pickle's, or waiting.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return ValueError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def make_accelerator(precision: str) -> Accelerator:
     """The default device with a precision, for all processes of a run.
 
-    `auto` is bf16 where the hardware computes in it, fp16 on other CUDA devices (a T4 only emulates
-    bf16), else fp32.
+    `auto` is bf16 where a CUDA device computes in it, fp16 on other CUDA devices (a T4 only
+    emulates bf16), and fp32 on processors, whatever they offer: one with bf16 would give other
+    results than its neighbour without.
     """
     if precision == "auto":
+        precision = "fp32"
         if torch.cuda.is_available():
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             precision = "bf16" if native else "fp16"
-        else:
-            # Only newer torch tells what the processor can do.
-            capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-            precision = "bf16" if capabilities.get("amx_bf16") else "fp32"
     # accelerate keeps one state a process and refuses another precision; a notebook may want it.
     AcceleratorState._reset_state()
     processes()

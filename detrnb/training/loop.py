@@ -3,8 +3,8 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 
 import torch
@@ -13,17 +13,15 @@ from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from detrnb.datasets import CocoDataset, FeatureDataset
+from detrnb.datasets import Batch, CocoDataset, FeatureDataset
 from detrnb.loss import NonFiniteError, SetCriterion, Targets
 from detrnb.model import DETR
-from detrnb.training.device import from_main
+from detrnb.training.device import device_name, from_main
 from detrnb.training.global_batch import GlobalBatch
 from detrnb.training.metrics import CocoMetrics, evaluate_coco, load_ground_truth
 
-Batch = tuple[Tensor, Tensor, Targets]  # images or features, padding mask
 
-
-def _forward(
+def forward(
     model: nn.Module,
     core: DETR,
     inputs: Tensor,
@@ -92,32 +90,48 @@ def _train_step(
     core = accelerator.unwrap_model(model)
     batches = send_to_device(batches, accelerator.device)
     passes = [(targets, core.layout(targets)) for *_, targets in batches]
-    whole = GlobalBatch(criterion, passes, accelerator, where)
+    begun = _begun(batches, accelerator, training=True)
+    whole = GlobalBatch(criterion, passes, accelerator, where, begun)
 
     def loss_of(inputs: Tensor, padding_mask: Tensor, targets: Targets) -> Tensor:
         with accelerator.autocast():
-            outputs = _forward(model, core, inputs, padding_mask, targets)
+            outputs = forward(model, core, inputs, padding_mask, targets)
         # Gradients are averaged over processes, but shares add up.
         share = whole.loss_share(outputs, targets, core.layout(targets))
         return share * accelerator.num_processes
 
+    def add_gradient(*batch: object) -> None:
+        accelerator.backward(loss_of(*batch))
+
     optimizer.zero_grad()
     *first, last = batches
-    # A process that fails goes on with the others to where all of them stop.
     for batch in first:
-        with accelerator.no_sync(model), suppress(NonFiniteError):
-            accelerator.backward(loss_of(*batch))
-    with suppress(NonFiniteError):
-        loss = loss_of(*last)
-    losses = whole.losses()
+        with accelerator.no_sync(model):
+            whole.attempt(add_gradient, batch)
+    loss = whole.attempt(loss_of, last)
+    losses = whole.losses()  # from here on all processes have a loss, or none goes on
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(core.parameters(), clip_max_norm or math.inf).item()
     if not math.isfinite(norm) and not _may_overflow(accelerator):
         targets = [target for batch_targets, _ in passes for target in batch_targets]
-        whole.fail(NonFiniteError("gradient norm", []), targets)
+        whole.fail(NonFiniteError("gradient norm"), targets)
         whole.losses()
     optimizer.step()
     return losses
+
+
+def _begun(batches: list[Batch], accelerator: Accelerator, *, training: bool) -> dict:
+    """What this process's part of a step begins with, weights aside; `replay` does it again."""
+    random, device = [torch.get_rng_state()], accelerator.device
+    if device.type != "cpu":
+        random.append(torch.get_device_module(device).get_rng_state())
+    return {
+        "batches": batches,
+        "training": training,
+        "random": random,
+        "precision": accelerator.mixed_precision,
+        "device": device_name(device),
+    }
 
 
 def _may_overflow(accelerator: Accelerator) -> bool:
@@ -233,15 +247,15 @@ def evaluate(
     layout = core.layout()
     steps = max(gather_object([len(loader)]))  # of the last batch some processes have no part
     for _, batch in zip_longest(range(steps), loader):
-        inputs, padding_mask, targets = send_to_device(batch, accelerator.device) or ([], [], [])
-        whole = GlobalBatch(criterion, [(targets, layout)], accelerator, "in evaluation")
-        if targets:
-            with accelerator.autocast():
-                outputs = _forward(core, core, inputs, padding_mask)
-            with suppress(NonFiniteError):  # all processes stop, next
-                whole.loss_share(outputs, targets, layout)
+        batches = [] if batch is None else [send_to_device(batch, accelerator.device)]
+        targets = [target for *_, batch_targets in batches for target in batch_targets]
+        begun = _begun(batches, accelerator, training=False)
+        passes = [(targets, layout)]
+        whole = GlobalBatch(criterion, passes, accelerator, "in evaluation", begun)
+        predict = partial(_predict, core, accelerator, whole)
+        predicted = [whole.attempt(predict, given) for given in batches]
         averages.add(whole.losses())
-        if targets:
+        for outputs in predicted:
             for target, found in zip(targets, _detect(criterion, outputs, targets), strict=True):
                 found["category_ids"] = dataset.to_category_ids(found["labels"])
                 detections[target["image_id"]] = found
@@ -250,6 +264,21 @@ def evaluate(
     means = averages.means()
     log = _log_part("test", means, criterion.weights_of(means))
     return Evaluation(log, metrics, detections)
+
+
+def _predict(
+    core: DETR,
+    accelerator: Accelerator,
+    whole: GlobalBatch,
+    inputs: Tensor,
+    padding_mask: Tensor,
+    targets: Targets,
+) -> dict:
+    """Predictions, their losses added to the batch's."""
+    with accelerator.autocast():
+        outputs = forward(core, core, inputs, padding_mask)
+    whole.loss_share(outputs, targets, core.layout())
+    return outputs
 
 
 def _detect(criterion: SetCriterion, outputs: dict, targets: Targets) -> list[dict[str, Tensor]]:

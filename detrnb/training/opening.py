@@ -22,8 +22,9 @@ from detrnb.datasets import (
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
 from detrnb.runs import RunFolder, located, log_table, read_log, this_process
 from detrnb.settings import Config
-from detrnb.training.device import default_device, make_accelerator
+from detrnb.training.device import default_device, make_accelerator, processes
 from detrnb.training.loop import Evaluation, evaluate
+from detrnb.training.origin import code_of, other_code
 from detrnb.training.sources import changed_sources, open_variants
 
 # What a run goes on from; `classes` is missing in runs of before these were kept.
@@ -108,6 +109,8 @@ def load_run(
 ) -> Run:
     """Open a run folder; the model is rebuilt from its own config.json. Nothing is written.
 
+    Where its code is not today's, that is said.
+
     Args:
         path: from the current folder; where that has none, from the project's.
         checkpoint: weights of the last epoch, or of the epoch with the best validation AP.
@@ -133,8 +136,10 @@ def load_run(
             f" is of another run{_other(folder, checkpoint)}"
         )
     kept = read_checkpoint(weights, mmap=True)
-    for change in changed_sources(folder, config):
-        print(f"warning: {change}")
+    other = [other_code(folder.read_provenance(), code_of(config))]
+    other += changed_sources(folder, config)
+    if any(other) and processes().is_main_process:
+        print(f"{folder.path.name}: {'; '.join(filter(None, other))}", flush=True)
     model = model.place(default_device()).eval()
     return Run(folder.path, config, model, kept.get("classes"))
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from detrnb.datasets import (
     FeatureDataset,
     check_splits,
     compute_features,
-    fingerprint,
     make_loader,
     open_split,
 )
@@ -34,6 +34,14 @@ from detrnb.model import (
 from detrnb.runs import project_root
 from detrnb.settings import Config, ModelConfig, TrainConfig, resolve
 from detrnb.training.device import device_name, from_main
+from detrnb.training.origin import hashes
+
+# The files between images on disk and the features that are kept of them.
+ENCODING = (
+    *(f"datasets/{name}.py" for name in ("coco", "loader", "transforms")),
+    *(f"model/{name}.py" for name in ("backbone", "detr")),
+    "training/prepare.py",
+)
 
 
 @dataclass(frozen=True)
@@ -247,12 +255,13 @@ def _features_path(
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     made_by = (
-        fingerprint(dataset.annotations),
-        dataset.image_stamp(),
+        dataset.image_stamps(),
         settings.model_dump(include={"backbone", "stride", "dilation"}),
+        hashes(*ENCODING),
+        {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "pillow")},
         accelerator.mixed_precision,
         device_name(accelerator.device),
-        torch.__version__,
+        torch.backends.cpu.get_cpu_capability(),  # another processor rounds in another way
     )
     digest.update(repr(made_by).encode())
     name = f"{dataset.annotations.stem}-{digest.hexdigest()[:16]}.pt"

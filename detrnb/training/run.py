@@ -6,7 +6,8 @@ model from it.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Literal
 
@@ -22,6 +23,7 @@ from detrnb.runs import (
     is_over,
     project_root,
     run_name,
+    what_counts,
 )
 from detrnb.settings import Config, cautions, describe
 from detrnb.training.device import from_main, make_accelerator, peak_memory_mb, processes
@@ -38,47 +40,64 @@ PROBED_STEPS, PROBED_SHARE = 5, 0.01  # before training: at most so many, and th
 HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
 
 
-def _open_folder(folder: RunFolder, config: Config, resume: str) -> None:
-    """Make the run folder or see that it is this config's."""
-    settings = config.model_dump(mode="json")
-    if folder.config_path.exists():
-        differing = config_differences(Config.completed(folder.read_config()), settings)
-        if differing:
-            weights = (
-                f", and to start from that one's weights train.init_from='runs/{folder.path.name}'"
-            )
-            start = weights if folder.best.exists() else ""
-            changes = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
-            raise ValueError(
-                f"{folder.path} holds a run of another config ({changes}). Give this one another"
-                f" name{start}; or delete that folder"
-            )
-        changes = changed_sources(folder, config)
-        if changes:
-            raise ValueError(
-                f"{folder.path} holds another run: {'; '.join(changes)}. Give this one another"
-                " name, or delete that folder"
-            )
-        if resume == "never":
-            raise ValueError(
-                f"{folder.path} holds this run already and resume is 'never'; delete the folder to"
-                " start over, give another name, or resume='auto' to go on"
-            )
-    if not _is_over(folder, config):  # a finished run is only read; it may be kept read-only
-        folder.create(settings)
+def _is_finished(folder: RunFolder, config: Config, resume: str) -> bool:
+    """Whether the folder holds this config's run, with nothing left to train.
+
+    Raises:
+        ValueError: it holds another config's run, or this one's and only a new one is wanted.
+    """
+    if not folder.config_path.exists():
+        return False
+    kept = what_counts(Config.completed(folder.read_config()))
+    differing = config_differences(kept, what_counts(config.model_dump(mode="json")))
+    if differing:
+        weights = (
+            f", and to start from that one's weights train.init_from='runs/{folder.path.name}'"
+        )
+        start = weights if folder.best.exists() else ""
+        changes = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
+        raise ValueError(
+            f"{folder.path} holds a run of another config ({changes}). Give this one another"
+            f" name{start}; or delete that folder"
+        )
+    changes = changed_sources(folder, config)
+    if changes:
+        raise ValueError(
+            f"{folder.path} holds another run: {'; '.join(changes)}. Give this one another name, or"
+            " delete that folder"
+        )
+    if resume == "never":
+        raise ValueError(
+            f"{folder.path} holds this run already and resume is 'never'; delete the folder to"
+            " start over, give another name, or resume='auto' to go on"
+        )
+    return _is_over(folder, config)
+
+
+def _open_folder(folder: RunFolder, config: Config) -> None:
+    """Make the run folder, or leave one that is there as its run began."""
+    if not folder.config_path.exists():
+        folder.create(config.model_dump(mode="json"))
         for missing in keep_sources(folder, config):
             print(f"warning: {missing}")
-        folder.clean_up()
+    folder.clean_up()
 
 
 def _checkpoint(folder: RunFolder) -> dict | None:
-    """What a run goes on from, if there is anything."""
+    """What a run goes on from, if there is anything: the same in all processes."""
     state = read_state_of(folder) if folder.last.exists() else None
-    trained, logged = 0 if state is None else state["epoch"] + 1, _epochs(folder)
+    trained = 0 if state is None else state["epoch"] + 1
+    logged = from_main(partial(_epochs, folder))
     if logged not in (trained, trained - 1):  # the last epoch may lack its evaluation
         raise ValueError(
             f"{folder.path}: log.txt holds {logged} epochs, last.pt {trained}; they are not of one"
             " run. Bring back what is missing, or delete the folder"
+        )
+    told = from_main(lambda: trained)
+    if told != trained:
+        raise ValueError(
+            f"{folder.last} is of {trained} epochs to this process and of {told} to the main one:"
+            " all processes must see one folder runs/"
         )
     return state
 
@@ -103,14 +122,16 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     notebook, before anything uses a GPU there, `accelerate.notebook_launcher(train,
     num_processes=2)` with a function that calls this one and returns nothing.
 
-    The folder is copied after each epoch to where mirror.py says, and brought back from there.
+    One of them at a time trains a run: its folder is locked meanwhile. The folder is copied after
+    each epoch to where mirror.py says, and brought back from there.
 
     Args:
         resume: `never` refuses a folder that holds the run already.
         name: of the folder; preset, variant, seed and a hash of the config unless given.
 
     Raises:
-        ValueError: the folder holds another config's run, or the data cannot be read.
+        ValueError: the folder holds another config's run, or is being trained elsewhere; or the
+            data cannot be read.
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
     config = from_main(partial(with_classes, config))
@@ -120,14 +141,26 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     stated |= {"variants": own} if own else {}  # changed in its cell, it is another run
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
     folder = RunFolder(project_root() / "runs" / name)
-    from_main(partial(bring_back, folder))
+    from_main(partial(bring_back, folder, resume))
     config = from_main(partial(_resolved, config, folder))
-    from_main(partial(_open_folder, folder, config, resume))
-    if not _is_over(folder, config):
-        _train(config, folder, _checkpoint(folder))
-    elif processes().is_main_process:
-        began = folder.read_provenance().get("started", "an unknown time")
-        print(f"{folder.path.name}: opened the finished run of {began}; delete it to train anew")
+    if from_main(partial(_is_finished, folder, config, resume)):
+        if processes().is_main_process:
+            began = folder.read_provenance().get("started", "an unknown time")
+            copy = Mirror(folder).copy
+            also = f" and its copy {copy}" if copy is not None and copy.exists() else ""
+            print(
+                f"{folder.path.name}: opened the finished run of {began}; delete it{also} to train"
+                " anew"
+            )
+        return load_run(folder.path)
+    try:
+        from_main(folder.lock.acquire)
+        # What another process did before it gave the lock back.
+        if not from_main(partial(_is_finished, folder, config, resume)):
+            from_main(partial(_open_folder, folder, config))
+            _train(config, folder, _checkpoint(folder))
+    finally:
+        folder.lock.release()
     return load_run(folder.path)
 
 
@@ -143,7 +176,7 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     before, begin = folder.read_provenance().get("wall_time_s", 0.0), time.perf_counter()
     accelerator = make_accelerator(config.train.precision)
     datasets = open_data(config, accelerator)
-    about = origin(config, folder, accelerator, datasets)
+    about = from_main(partial(origin, config, folder, accelerator, datasets))
     ready = prepare(config, accelerator, datasets, state)
     about["steps_per_epoch"] = ready.steps
 
@@ -158,16 +191,23 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
         _keep_history(ready, folder, 0)
     trained = 0 if state is None else state["epoch"] + 1
     if trained < config.train.epochs:
-        _preview(ready, config, about["global_batch"], config.train.epochs - trained)
+        with _failed_step_kept(ready, config, folder):
+            _preview(ready, config, about["global_batch"], config.train.epochs - trained)
     mirror = Mirror(folder)
-    progress = Progress(folder.path.name, config.train.epochs, ready.steps)
-    logged = _epochs(folder)
+    logged = from_main(partial(_epochs, folder))
     first = 0 if state is None else state["epoch"]
-    try:
+    with (
+        _failed_step_kept(ready, config, folder),
+        closing(Progress(folder.path.name, config.train.epochs, ready.steps)) as progress,
+    ):
         for epoch in range(first, config.train.epochs):
             start = time.perf_counter()
             if state is None or epoch != state["epoch"]:
-                state = _train_epoch(ready, config, folder, epoch, progress.step)
+                state = _train_epoch(ready, config, epoch, progress.step)
+                from_main(folder.lock.check)
+                _keep_history(ready, folder, epoch + 1)  # first: no checkpoint is without it
+                if accelerator.is_main_process:
+                    folder.write_last(partial(torch.save, state))
             elif epoch < logged:  # trained and evaluated before
                 continue
             _evaluate_epoch(ready, folder, state)
@@ -181,15 +221,13 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
                 if epoch + 1 < config.train.epochs:
                     accelerator.print(f"no better AP for {config.train.patience} epochs: done")
                 break
-    finally:
-        progress.close()
     accelerator.wait_for_everyone()  # until the main process has written the last of it
 
 
 def _train_epoch(
-    ready: Prepared, config: Config, folder: RunFolder, epoch: int, on_step: Callable[[float], None]
+    ready: Prepared, config: Config, epoch: int, on_step: Callable[[float], None]
 ) -> dict:
-    """Train one epoch, write its checkpoint and return what that holds."""
+    """Train one epoch and return what its checkpoint holds."""
     begin = time.perf_counter()
     accelerator, train = ready.accelerator, config.train
     # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws; processes
@@ -227,9 +265,6 @@ def _train_epoch(
         "train_line": line,
         "train_time_s": time.perf_counter() - begin,
     }
-    _keep_history(ready, folder, epoch + 1)  # before the checkpoint: none is without its history
-    if accelerator.is_main_process:
-        folder.write_last(partial(torch.save, state))
     return state
 
 
@@ -247,12 +282,36 @@ def _evaluate_epoch(ready: Prepared, folder: RunFolder, state: dict) -> None:
         "train_time_s": state["train_time_s"],
         "test_time_s": time.perf_counter() - begin,
     }
+    from_main(folder.lock.check)
     if not ready.accelerator.is_main_process:
         return
     best = max((e["test_coco_eval_bbox"][0] for e in folder.read_log()), default=-math.inf)
     if result.metrics.stats[0] > best:
         folder.keep_last_as_best()
     folder.append_log(line)
+
+
+@contextmanager
+def _failed_step_kept(ready: Prepared, config: Config, folder: RunFolder) -> Iterator[None]:
+    """Of a step inside that fails, the process that failed first writes what it began with."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        if error.process is None:
+            raise
+        if error.process == ready.accelerator.process_index:
+            folder.nonfinite.unlink(missing_ok=True)  # of an earlier failure
+            # The step did not count, so the weights are still those that it began with.
+            weights = {"config": config.model_dump(mode="json"), "model": ready.core.state_dict()}
+            try:
+                folder.write_nonfinite(partial(torch.save, error.begun | weights))
+            except OSError as full:  # must not hide why training ended
+                print(f"warning: {full}", flush=True)
+        ready.accelerator.wait_for_everyone()  # a process that ends takes the others with it
+        told = f"{error}"
+        if folder.nonfinite.exists():
+            told += f". `detrnb train --replay {folder.nonfinite}` names the first module of it"
+        raise TrainingDiverged(told) from error
 
 
 def _keep_history(ready: Prepared, folder: RunFolder, epochs: int) -> None:

@@ -98,7 +98,7 @@ def _svd(matrices: Tensor) -> tuple[Tensor, Tensor]:
     except torch.linalg.LinAlgError as error:
         if matrices.isfinite().all():
             raise
-        raise NonFiniteError(_NAME, []) from error
+        raise NonFiniteError(_NAME) from error
     return values, transposed.mT
 
 
@@ -118,7 +118,7 @@ def _gram(matrices: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.empty_like(matrices[..., 0]), torch.empty_like(matrices)
     if not resolved.all():
         if not matrices.isfinite().all():
-            raise NonFiniteError(_NAME, [])
+            raise NonFiniteError(_NAME)
         if matrices.dtype != torch.float64:
             again = ~resolved
             exact = _gram(matrices[again].double(), counts[again])

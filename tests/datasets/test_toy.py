@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detrnb.datasets import toy, toy_drawing
+from detrnb.datasets.splits import open_split
 from detrnb.datasets.toy import make_toy
-from detrnb.settings.config import ToyConfig
+from detrnb.settings.config import Config, DataConfig, ToyConfig
 
 TINY = {"num_images": (12, 6, 6), "image_size": 96, "digits": (0, 1, 4, 7)}
 
@@ -78,6 +80,34 @@ def test_toy_boxes_are_inside_apart_and_of_the_sizes_asked(tiny):
         assert all(1 <= len(of_image) <= 4 for of_image in boxes.values())
 
 
+def test_photograph_of_an_image_is_the_one_its_pixels_are_cut_from(tiny):
+    digits = toy_drawing.read_digits(TINY["digits"])
+    for number, split in enumerate(toy.SPLITS):
+        photographs = dict(toy_drawing.read_photographs(split))
+        told = toy.photographs_of(tiny / "annotations" / f"instances_{split}2017.json")
+        for index, image_id in enumerate(told):
+            random = np.random.RandomState([0, number, index])
+            random.random_sample()  # which chose the photograph
+            drawn, _ = toy_drawing.draw_image(
+                random,
+                photographs[told[image_id]],
+                digits,
+                toy_drawing.DIGIT_SAMPLES[split],
+                image_size=96,
+                objects=(1, 4),
+                scale=(0.15, 0.45),
+            )
+            file = tiny / f"{split}2017" / f"{image_id:012d}.png"
+            assert (drawn == np.asarray(Image.open(file))).all()
+
+
+def test_photographs_are_told_only_where_the_file_does(tmp_path):
+    images = [{"id": 7, "photograph": "moon.png"}, {"id": 3}, {"id": 9, "photograph": None}]
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps({"categories": [{"id": 1}], "images": images}))
+    assert toy.photographs_of(file) == {7: "moon.png"}
+
+
 def test_toy_splits_share_no_digit_and_no_photograph(tiny):
     samples, photographs = [], []
     for split in toy.SPLITS:
@@ -142,6 +172,40 @@ def test_toy_is_made_once_and_remade_when_settings_change(tmp_path, blank_digits
     make_toy(path, ToyConfig(num_images=(3, 1, 1)))
     assert len(list((path / "val2017").iterdir())) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["toy"]
+
+
+def test_each_setting_of_the_toy_set_has_a_folder_of_its_own(tmp_path, monkeypatch, blank_digits):
+    monkeypatch.chdir(tmp_path)
+
+    def data(preset: str, **toy: object) -> DataConfig:
+        settings = {f"data.toy.{key}": value for key, value in toy.items()}
+        return Config.preset(preset, overrides=settings).data
+
+    # The presets' own are where they always were; a default that is stated is the default.
+    assert toy.toy_folder(data("toy")) == "data/toy"
+    assert toy.toy_folder(data("toy", seed=0)) == "data/toy"
+    assert toy.toy_folder(data("smoke")) == "data/smoke"
+    mine = data("toy").model_copy(update={"path": "data/mine/"})
+    assert toy.toy_folder(mine) == "data/mine/"
+    # The name is part of what stays: else the set is drawn anew for runs that are there.
+    assert toy.toy_folder(data("toy", seed=1)) == "data/toy-a4bbadc1"
+    few = [{"num_images": (2, 1, 1)}, {"num_images": (2, 1, 1), "seed": 1}, {"digits": (0, 1)}]
+    folders = {toy.toy_folder(data(name, **s)) for s in few for name in ("toy", "smoke")}
+    assert len(folders) == 6
+    changed = mine.model_copy(update={"toy": data("toy", seed=1).toy})
+    assert toy.toy_folder(changed).startswith("data/mine-")
+
+
+def test_another_setting_leaves_the_images_of_an_open_set(tmp_path, monkeypatch, blank_digits):
+    monkeypatch.chdir(tmp_path)
+    settings = {"data.toy.num_images": (4, 2, 2)}
+    first = Config.preset("smoke", overrides=settings).data
+    second = Config.preset("smoke", overrides={**settings, "data.toy.seed": 1}).data
+    dataset = open_split(first, "train2017")
+    before, _ = dataset[0]
+    other, _ = open_split(second, "train2017")[0]
+    again, _ = dataset[0]
+    assert torch.equal(again, before) and not torch.equal(other, before)
 
 
 def test_toy_interrupted_leaves_nothing_half_made(tmp_path, blank_digits, monkeypatch):

@@ -181,7 +181,7 @@ def test_runs_beside_the_given_model_can_be_chosen(subject, run, monkeypatch):
     assert explorer.subject is subject
     (other / "last.pt").write_bytes((other / "last.pt").read_bytes()[:1000])
     explorer.model.value = "second"
-    assert "cannot be read as weights" in explorer.message.value
+    assert "last.pt is cut off" in explorer.message.value
 
 
 def test_a_model_without_data_takes_a_file(subject, tmp_path):

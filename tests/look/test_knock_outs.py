@@ -1,5 +1,7 @@
 """Energy under boxes and inference with one part agree with what their definitions give by hand."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import torch
 from features import features_and_mask
 from scipy.stats import ttest_1samp
 
-from detrnb import Config, build_detr
+from detrnb import Config, build_detr, open_split
 from detrnb.look.knock_outs import (
     against_controls,
     ap_of_parts,
@@ -16,6 +18,7 @@ from detrnb.look.knock_outs import (
     intervals,
     keep_part,
     kept_triplets,
+    observations,
 )
 from detrnb.variants.svd_split import spectrum, split_attention
 
@@ -134,17 +137,58 @@ def test_what_has_no_parts_is_refused():
         model(None, mask, features=features)
 
 
+def energy_of_images(values, photographs) -> pd.DataFrame:
+    """A table whose object part is one above its control and whose context two below."""
+    rows = {"object": values + 1, "random object": values, "context": values - 2}
+    place = {"layer": 1, "model": "detr", "photograph": photographs}
+    return pd.DataFrame(
+        {**rows, "random context": values, **place, "image_id": np.arange(len(values))}
+    )
+
+
 def test_intervals_and_controls_are_paired_by_image():
     generator = np.random.default_rng(0)
     common = generator.normal(size=50)  # of an image, in the part and in its control alike
-    rows = {"object": common + 1, "random object": common, "context": common - 2}
-    energy = pd.DataFrame({**rows, "random context": common, "layer": 1, "model": "detr"})
+    energy = energy_of_images(common, None)
     found = against_controls(energy).loc["detr", 2]
-    np.testing.assert_allclose(found.loc["object - random"], 1, atol=1e-12)
-    np.testing.assert_allclose(found.loc["context - random"], -2, atol=1e-12)
+    np.testing.assert_allclose(found.loc["object - random"], [1, 1, 1, 50], atol=1e-12)
+    np.testing.assert_allclose(found.loc["context - random"], [-2, -2, -2, 50], atol=1e-12)
     by_scipy = ttest_1samp(energy["object"], 0).confidence_interval(0.95)
-    mean = intervals(energy[["object"]]).loc["object"]
+    observed = observations(energy)
+    assert observed.name == "images"  # no photograph is told
+    mean = intervals(energy, ["object"]).loc["object"]
     np.testing.assert_allclose(mean[["low", "high"]].astype(float), by_scipy)
+
+
+def test_images_of_one_photograph_are_one_observation():
+    """A thousand images cut from three scenes tell of three scenes."""
+    generator = np.random.default_rng(1)
+    scenes = np.repeat([-1.0, 0.5, 2.0], [500, 300, 200])
+    names = np.repeat(["china", "flower", "moon"], [500, 300, 200])
+    energy = energy_of_images(scenes + generator.normal(scale=0.01, size=1000), names)
+    observed = observations(energy)
+    assert observed.name == "photographs" and observed.nunique() == 3
+    found = intervals(energy, ["object"]).loc["object"]
+    means = energy.groupby("photograph")["object"].mean()
+    by_scipy = ttest_1samp(means, 0).confidence_interval(0.95)  # two degrees of freedom
+    np.testing.assert_allclose(found[["low", "high"]].astype(float), by_scipy)
+    assert found["observations"] == 3 and found["low"] < 0 < found["high"]
+    assert against_controls(energy)["observations"].tolist() == [3, 3]
+    one = intervals(energy[:500], ["object"]).loc["object"]
+    assert (one["low"], one["high"]) == (-np.inf, np.inf)
+    energy.loc[0, "photograph"] = None  # an image whose photograph is not told stands for itself
+    assert observations(energy).nunique() == 4
+
+
+def test_energy_table_names_the_photographs_of_the_toy_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Config.preset("smoke", overrides={"data.toy.num_images": (1, 1, 12)})
+    dataset = open_split(config.data, "test2017")
+    table = energy_table(model_of(), dataset, [0, 1])
+    content = json.loads(dataset.annotations.read_text())
+    cut_from = {image["id"]: image["photograph"] for image in content["images"]}
+    assert table["photograph"].tolist() == [cut_from[i] for i in table["image_id"]]
+    assert observations(table).name == "photographs"
 
 
 def test_ap_of_parts_evaluates_each_part_and_draw_once():

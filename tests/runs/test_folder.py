@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from detrnb import runs
 from detrnb.runs import provenance
-from detrnb.runs.folder import ABSENT, RunFolder
+from detrnb.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_line_that_cannot_be_written_leaves_the_log_alone(run):
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs Linux file size limits")
 def test_line_that_does_not_fit_on_the_disk_leaves_the_log_whole(run):
     code = (
-        "import resource, signal, sys; from detrnb.runs.folder import ABSENT, RunFolder\n"
+        "import resource, signal, sys; from detrnb.runs.folder import RunFolder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "run = RunFolder(sys.argv[1]); run.append_log({'epoch': 0})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\n"
@@ -165,17 +165,6 @@ def test_line_that_does_not_fit_on_the_disk_leaves_the_log_whole(run):
     done = subprocess.run(command, capture_output=True, text=True)
     assert "log.txt could not be written: No space left on device" in done.stderr
     assert run.log_path.read_text() == '{"epoch": 0}\n'
-
-
-def test_config_differences_are_dotted_and_complete():
-    old = {"train": {"lr": 1e-4, "epochs": 2}, "model": {"options": {}, "layers": (1, 2)}}
-    new = {"train": {"lr": 1e-5, "epochs": 2}, "model": {"layers": [1, 2], "depth": None}}
-    assert runs.config_differences(old, new) == {
-        "train.lr": (1e-4, 1e-5),
-        "model.options": ({}, ABSENT),
-        "model.depth": (ABSENT, None),
-    }
-    assert runs.config_differences(old, old) == {}
 
 
 def test_provenance_is_json_and_knows_versions(project):

@@ -87,6 +87,30 @@ def test_folder_behind_its_copy_is_refused(run):
         bring_back(run)
 
 
+def test_deleted_run_comes_back_aloud_or_not_where_only_a_new_one_is_wanted(run, capsys):
+    Mirror(run).update()
+    shutil.rmtree(run.path)
+    with pytest.raises(ValueError, match=r"gone, but its copy .*a-run holds .* delete the copy"):
+        bring_back(run, resume="never")
+    assert not run.path.exists()
+    bring_back(run)
+    said = capsys.readouterr().out
+    assert "a-run: brought back from" in said and "as far as epoch 1" in said
+    assert "to be rid of it deletes that copy too" in said
+
+
+def test_lock_is_of_one_machine_and_is_not_copied(run):
+    run.lock.acquire()
+    mirror = Mirror(run)
+    mirror.update()
+    assert not (mirror.copy / "lock.json").exists()
+    (mirror.copy / "lock.json").write_text("{}")  # as of a folder copied by hand
+    run.lock.release()
+    shutil.rmtree(run.path)
+    bring_back(run)
+    assert run.last.exists() and not run.lock.path.exists()
+
+
 def test_place_of_the_copy(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "runs" / "a-run")
     monkeypatch.delenv("DETRNB_MIRROR", raising=False)
@@ -125,3 +149,5 @@ def test_lost_runs_are_brought_back_and_end_as_the_unbroken(tmp_path, monkeypatc
     assert "broken: brought back from" in capsys.readouterr().out
     assert log_of(RunFolder(run.path)) == log_of(RunFolder(unbroken.path))
     assert log_of(RunFolder(tmp_path / "drive" / "broken")) == log_of(RunFolder(unbroken.path))
+    fit(config, name="broken")
+    assert f"delete it and its copy {tmp_path / 'drive' / 'broken'}" in capsys.readouterr().out

@@ -104,7 +104,7 @@ def test_file_then_name_are_on_the_disk_when_writing_returns(write, tmp_path, mo
 
 
 def test_two_writers_of_one_name_never_mix(tmp_path):
-    """The other one, another process, writes between this one's write and its replacing."""
+    """The others, a process and a thread, write between this one's write and its replacing."""
     path = tmp_path / "it"
     other = "import sys; from pathlib import Path; from detrnb.runs.writing import write_whole\n"
     other += "write_whole(Path(sys.argv[1]) / 'it', lambda file: file.write(b'other'))"
@@ -113,6 +113,8 @@ def test_two_writers_of_one_name_never_mix(tmp_path):
         file.write(b"this")
         assert in_a_process(other, tmp_path).returncode == 0
         assert path.read_bytes() == b"other"
+        write_whole(path, lambda file: file.write(b"a thread's"))
+        assert path.read_bytes() == b"a thread's"
 
     write_whole(path, slow)
     assert content_of(tmp_path) == {"it": b"this"}
@@ -126,13 +128,13 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     assert in_a_process(killed, tmp_path).returncode == 9
     (left_over,) = tmp_path.iterdir()
     assert left_over.suffix == ".tmp"
-    here = f".it.{platform.node()}.{os.getpid()}.tmp"
-    for name in (here, ".it.elsewhere.1.tmp", ".it.elsewhere.2.tmp", "last.tmp", "it", "tmp"):
+    here = f".it.{platform.node()}.{os.getpid()}.0.tmp"
+    for name in (here, ".it.elsewhere.1.0.tmp", ".it.elsewhere.2.0.tmp", "last.tmp", "it", "tmp"):
         (tmp_path / name).write_bytes(b"x")
-    for name in (".it.elsewhere.2.tmp", "last.tmp", "it"):
+    for name in (".it.elsewhere.2.0.tmp", "last.tmp", "it"):
         os.utime(tmp_path / name, (1, 1))
     remove_left_over(tmp_path)
-    assert content_of(tmp_path).keys() == {here, ".it.elsewhere.1.tmp", "it", "tmp"}
+    assert content_of(tmp_path).keys() == {here, ".it.elsewhere.1.0.tmp", "it", "tmp"}
     remove_left_over(tmp_path / "absent")
 
 

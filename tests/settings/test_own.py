@@ -106,7 +106,7 @@ def test_signatures_that_do_not_say_what_they_need_are_refused(signature, messag
     ("name", "parts", "message"),
     [
         ("svd_split", {"encoder": Base}, "'svd_split' is taken"),
-        ("a+b", {"encoder": Base}, "cannot be one: .* joins names"),
+        ("a+b", {"encoder": Base}, "cannot be part of a run's name; .* joins names"),
         ("x", {"encodr": Base}, "no part 'encodr'; did you mean 'encoder'"),
         ("x", {}, "replaces nothing; parts: encoder_attention"),
     ],

@@ -27,6 +27,19 @@ class ScaledAttention(EncoderAttention):
         return self.scale * super().attend(q, k, v, unseen)
 
 
+class GatedAttention(EncoderAttention):
+    """Attention with a gate that is shut at the start, and a projection without bias."""
+
+    added = ("gate.weight", "gate.bias")
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
+        super().__init__(d_model, num_heads, dropout)
+        self.out_proj = nn.Linear(d_model, d_model, bias=False)
+        self.gate = nn.Linear(d_model, d_model)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, -3.0)
+
+
 class ReversedEncoder(TransformerEncoder):
     """Layers from last to first."""
 
@@ -41,6 +54,7 @@ def _two_variants(monkeypatch):
     for name, part, target, options in (
         ("scaled", "encoder_attention", "ScaledAttention", ScaledOptions),
         ("scaled_too", "encoder_attention", "ScaledAttention", ScaledOptions),
+        ("gated", "encoder_attention", "GatedAttention", LayerOptions),
         ("reversed", "encoder", "ReversedEncoder", Options),
     ):
         target = f"{__name__}:{target}"
@@ -66,6 +80,19 @@ def test_a_variant_shares_the_baselines_initial_weights():
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
+def test_what_a_variant_adds_keeps_its_own_start():
+    model = build_detr(Config.preset("smoke", variant="gated").model)
+    for layer in model.transformer.encoder.layers:
+        gate = layer.self_attn.gate
+        assert (gate.weight == 0).all() and (gate.bias == -3).all()
+        assert layer.self_attn.out_proj.bias is None
+    torch.manual_seed(0)
+    plain = build_detr(Config.preset("smoke").model).state_dict()
+    torch.manual_seed(0)
+    gated = build_detr(Config.preset("smoke", variant="gated").model).state_dict()
+    assert all(torch.equal(gated[name], plain[name]) for name in gated.keys() & plain.keys())
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -89,3 +116,20 @@ def test_unknown_options_are_refused():
 def test_names_register_once():
     with pytest.raises(ValueError, match="is taken"):
         registry.enter(Variant("detr", {"encoder": "a:b"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "message"),
+    [
+        ("mine", {"encoder_attn": "a:b"}, "did you mean 'encoder_attention'"),
+        ("mine", {"decoders": "a:b"}, "there are encoder_attention, encoder, queries"),
+        ("my idea", {"encoder": "a:b"}, "'my idea' cannot be part of a run's name"),
+        ("a+b", {"encoder": "a:b"}, r"'\+' joins names"),
+        ("mine", {"encoder": "nonsense"}, "expected 'module:attribute', a class, or None"),
+        ("mine", {"encoder_attention": "a:b"}, "Options lack layers; derive them from LayerOp"),
+    ],
+)
+def test_what_nothing_could_build_is_refused_when_it_is_registered(name, parts, message):
+    with pytest.raises(ValueError, match=message):
+        registry.enter(Variant(name, parts))
+    assert name not in registry.VARIANTS

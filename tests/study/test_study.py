@@ -1,17 +1,23 @@
 """The study trains every entry under equal conditions, goes on where it stopped, keeps little."""
 
+import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from shared_weights import shared_names
 
+import detrnb
 from detrnb import build_detr
 from detrnb.commands import main
 from detrnb.runs.folder import RunFolder
 from detrnb.settings.registry import BASELINE, combinations
 from detrnb.study import Entry, plan, run_study, study_entries
+from detrnb.training import code_of
 
 
 class InThisProcess(ThreadPoolExecutor):
@@ -97,3 +103,54 @@ def test_kept_run_of_another_config_is_refused(tmp_path, monkeypatch, capsys):
     assert "detr-s0 is of another config (train.lr differ)" in capsys.readouterr().err
     with pytest.raises(ValueError, match="delete the folder"):
         run_study("smoke")
+
+
+def test_study_says_of_which_code_its_runs_are_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    planned = list(plan("smoke"))[:3]
+    monkeypatch.setattr("detrnb.study.engine.plan", lambda preset: planned)
+    monkeypatch.setattr("detrnb.study.engine._time", lambda runs: None)
+    for number, (entry, config) in enumerate(planned):
+        folder = RunFolder(tmp_path / "data" / "study" / "smoke" / f"{entry.label}-s0")
+        settings = config.model_dump(mode="json")
+        settings["data"]["num_workers"] = 3  # changes no number
+        folder.create(settings)
+        folder.write_test("test2017", 0, [0.0] * 12, {}, 1.0)
+        code = code_of(config) | ({"model/detr.py": "another"} if number == 1 else {})
+        folder.write_provenance({"precision": "bf16"} if number == 2 else {"code": code})
+    run_study("smoke")
+    assert capsys.readouterr().out.splitlines() == [
+        "3 of 3 runs are there",
+        "1 of them: trained by other code than there is now: model/detr.py (precision unknown)",
+        "1 of them: trained by code that is not known, since 0.1 kept no hash of it"
+        " (precision bf16)",
+    ]
+
+
+def test_study_that_is_ended_ends_the_run_it_trains(tmp_path):
+    """By SIGKILL, so that it can do nothing about it itself."""
+    program = """
+import os, sys, time
+from detrnb.study.engine import _process
+def sleep():
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+if __name__ == "__main__":
+    with _process() as process:
+        process.submit(sleep).result()
+"""
+    (tmp_path / "ended.py").write_text(program)
+    study = subprocess.Popen(
+        [sys.executable, "ended.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(detrnb.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = int(study.stdout.readline())
+    study.kill()
+    study.wait()
+    assert study.stdout.read() == ""  # ends when the child does, which holds the other side
+    study.stdout.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)

@@ -11,7 +11,7 @@ from detrnb.training import device
     [
         (True, True, False, "bf16"),  # from Ampere on
         (True, False, False, "fp16"),  # a T4
-        (False, False, True, "bf16"),
+        (False, False, True, "no"),  # results agree between machines
         (False, False, False, "no"),
     ],
 )

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from accelerate import Accelerator
+from features import batch
 
 from detrnb.model.detr import build_criterion, build_detr
 from detrnb.settings.config import Config
@@ -16,21 +17,6 @@ from detrnb.training.loop import _Averages, train_one_epoch
 from detrnb.training.prepare import build_optimizer, rate_factor
 
 SMALL = {"model.num_encoder_layers": 1, "model.num_decoder_layers": 2, "train.warmup": 0.0}
-
-
-def batch(counts: tuple[int, ...], seed: int) -> tuple:
-    """Features of images with so many boxes, as the loader gives them."""
-    generator = torch.Generator().manual_seed(seed)
-    targets = [
-        {
-            "labels": torch.randint(0, 4, (n,), generator=generator),
-            "boxes": 0.2 + 0.4 * torch.rand(n, 4, generator=generator),
-            "image_id": 10 * seed + i,
-        }
-        for i, n in enumerate(counts)
-    ]
-    features = torch.randn(len(counts), 112, 8, 8, generator=generator)
-    return features, torch.zeros(len(counts), 128, 128, dtype=torch.bool), targets
 
 
 def joined(*batches: tuple) -> tuple:

@@ -161,6 +161,16 @@ def test_run_whose_provenance_lacks_what_it_began_with_goes_on_and_says_so(folde
     said = f"provenance.json does not say {lacking}: whether the run goes on as it began was not"
     assert said in capsys.readouterr().out
     assert lacking in folder.read_provenance()
+    fit(CONFIG, name="new")
+    assert "does not say" not in capsys.readouterr().out
+
+
+def test_run_whose_provenance_is_gone_goes_on_and_says_so(folder, capsys):
+    folder.log_path.write_text(folder.log_path.read_text().splitlines(keepends=True)[0])
+    shutil.copy(folder.best, folder.last)
+    folder.provenance_path.unlink()
+    fit(CONFIG, name="a")
+    assert "does not say data and global_batch: whether the run" in capsys.readouterr().out
 
 
 def test_features_that_cannot_be_read_are_named_and_computed_again(folder, capsys):

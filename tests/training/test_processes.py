@@ -13,6 +13,7 @@ import two_processes
 
 import detrnb
 from detrnb import build_detr, fit, load_run, open_split
+from detrnb.datasets.splits import split_paths
 from detrnb.runs.folder import RunFolder
 
 TIMEOUT = 600  # seconds; what waits for ever is ended, and fails
@@ -38,10 +39,10 @@ def start(folder: Path, *arguments: str) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def remove_boxes(folder: Path, places: list[int]) -> list[int]:
+def remove_boxes(places: list[int]) -> list[int]:
     """Leave images of the training split without boxes; their ids."""
     ids = open_split(two_processes.config().data, "train2017").image_ids[places].tolist()
-    path = folder / "data" / "smoke" / "annotations" / "instances_train2017.json"
+    path = split_paths(two_processes.config().data, "train2017")[1]
     content = json.loads(path.read_text())
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in ids]
     path.write_text(json.dumps(content))
@@ -54,7 +55,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        remove_boxes(folder, two_processes.second_process_first_batch())
+        remove_boxes(two_processes.second_process_first_batch())
         script = str(Path(two_processes.__file__))
         code, errors = start(folder, script, str(folder))
         assert code == 0, errors
@@ -137,15 +138,19 @@ def test_what_the_first_process_is_refused_all_are(project):
     assert messages[0] == messages[1] and "resume is 'never'" in messages[0]
 
 
-def test_nan_in_one_process_is_the_error_of_both(project):
-    """The message names images of the second process; none waits for the other."""
-    messages = [(project / f"diverged-{rank}.txt").read_text() for rank in (0, 1)]
+@pytest.mark.parametrize("name", ["diverging", "diverging-inside"])
+def test_nan_in_one_process_is_the_error_of_both(project, name):
+    """The message names images of the second process; none waits for the other, no step counts."""
+    messages = [(project / f"{name}-{rank}.txt").read_text() for rank in (0, 1)]
     assert messages[0] == messages[1]
     ids = open_split(two_processes.config().data, "train2017").image_ids
     batches = list(two_processes.TrainBatches(18, 2, 0, process=(1, 2), accumulate=2))
     image = ids[batches[2][1]]
     assert messages[0].startswith("pred_boxes of decoder layer 1 is not finite at epoch 1, step 2 ")
     assert f"image ids [{image}]" in messages[0]
+    kept = torch.load(project / "runs" / name / "nonfinite.pt", weights_only=True)
+    replayed = [[target["image_id"] for target in batch[-1]] for batch in kept["batches"]]
+    assert replayed == [ids[batch].tolist() for batch in batches[2:4]]  # the second process's own
 
 
 def test_process_that_dies_ends_the_other_with_its_error(project):
@@ -155,7 +160,7 @@ def test_process_that_dies_ends_the_other_with_its_error(project):
     data = two_processes.config().data
     first = next(iter(two_processes.TrainBatches(18, 4, 1, process=(1, 2))))[0]
     image = int(open_split(data, "train2017").image_ids[first])
-    (project / data.path / "train2017" / f"{image:012d}.png").write_bytes(b"torn")
+    (split_paths(data, "train2017")[0] / f"{image:012d}.png").write_bytes(b"torn")
     code, errors = start(project, "-m", "detrnb", "train", "--preset", "smoke", *typed)
     assert code == 1
     assert f"process 1: image {image} of " in errors

@@ -17,10 +17,11 @@ import detrnb
 from detrnb import Config, fit, load_run, open_split
 from detrnb.compare import read_record
 from detrnb.datasets import make_loader
-from detrnb.datasets.splits import with_classes
+from detrnb.datasets.splits import split_paths, with_classes
 from detrnb.model.detr import build_criterion, build_detr
 from detrnb.runs.folder import RunFolder
 from detrnb.settings.config import TrainConfig
+from detrnb.training import origin as origins
 from detrnb.training import run as engine
 from detrnb.training.device import make_accelerator
 from detrnb.training.global_batch import TrainingDiverged
@@ -365,14 +366,182 @@ def test_log_and_checkpoint_that_disagree_are_refused():
         fit(tiny(), name="disagreeing")
 
 
-def test_run_does_not_go_on_with_other_data(monkeypatch):
-    with monkeypatch.context() as patch:
+def _break_off(config: Config, name: str) -> RunFolder:
+    """A run of which the first epoch is there."""
+    with pytest.MonkeyPatch.context() as patch:
         _stop_at(patch, "_train_epoch", epoch=1)
         with pytest.raises(KeyboardInterrupt):
-            fit(tiny(), name="other-data")
+            fit(config, name=name)
+    return RunFolder(f"runs/{name}")
+
+
+def test_run_does_not_go_on_with_other_data(monkeypatch):
+    _break_off(tiny(), "other-data")
     monkeypatch.setattr("detrnb.training.origin.fingerprint", lambda annotations: "changed")
-    with pytest.raises(ValueError, match="trained on other annotations"):
+    with pytest.raises(ValueError, match="trained on other annotations or images"):
         fit(tiny(), name="other-data")
+
+
+def _own_data(folder: Path) -> Config:
+    """The config of a data set of one's own: a copy of the toy set's files."""
+    if not folder.exists():
+        images, _ = split_paths(tiny().data, "train2017")
+        shutil.copytree(images.parent, folder)
+    config = tiny()
+    data = config.data.model_copy(update={"toy": None, "path": str(folder)})
+    return config.model_copy(update={"data": data})
+
+
+def test_run_does_not_go_on_with_exchanged_images_but_with_copied_ones(tmp_path, capsys):
+    config = _own_data(tmp_path / "own")
+    _break_off(config, "exchanged")
+    first, second, *_ = sorted((tmp_path / "own" / "val2017").iterdir())
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(ValueError, match=r"other annotations or images \(instances_val2017: "):
+        fit(config, name="exchanged")
+    first.write_bytes(content)  # another time, the same name and size
+    capsys.readouterr()
+    run = fit(config, name="exchanged")
+    said = capsys.readouterr().out
+    assert "image files were changed, copied or drawn anew since: instances_val2017" in said
+    assert run.provenance["resumed"][0]["image_files"] != run.provenance["image_files"]
+
+
+def test_run_of_0_1_goes_on_with_its_annotations_and_says_what_is_not_known(tmp_path, capsys):
+    config = _own_data(tmp_path / "own")
+    folder = _break_off(config, "old")
+    new = folder.read_provenance()
+    old = {key: value for key, value in new.items() if key not in ("code", "image_files")}
+    old["data"] = {name: print_.partition("+")[0] for name, print_ in new["data"].items()}
+    folder.write_provenance(old)
+    run = fit(config, name="old")
+    assert "old goes on, but 0.1 kept no hash of its code\n" in capsys.readouterr().out
+    assert run.provenance["resumed"][0]["code"] == new["code"]
+    load_run(run.path)
+    assert "old: trained by code that is not known" in capsys.readouterr().out
+
+
+def test_generated_data_drawn_anew_are_the_same_data(capsys):
+    config = tiny()
+    folder = _break_off(config, "redrawn")
+    images, _ = split_paths(config.data, "val2017")
+    image = next(images.iterdir())
+    image.write_bytes(image.read_bytes() + b"\0")  # as another library may write it
+    fit(config, name="redrawn")
+    said = capsys.readouterr().out
+    assert "redrawn goes on, but image files were changed, copied or drawn anew since" in said
+    assert log_of("redrawn") == log_of("unbroken")
+    assert set(folder.read_provenance()["data"].values()) == set(
+        RunFolder("runs/unbroken").read_provenance()["data"].values()
+    )
+
+
+def _edit(monkeypatch, name: str) -> None:
+    """Make a file of the package another one, as to its hash."""
+    before = origins.hash_of_file
+    monkeypatch.setattr(
+        origins, "hash_of_file", lambda path: "edited" if path.name == name else before(path)
+    )
+
+
+def test_run_of_other_code_is_opened_and_the_files_are_said(monkeypatch, capsys):
+    load_run("runs/unbroken")
+    assert capsys.readouterr().out == ""
+    _edit(monkeypatch, "criterion.py")
+    fit(tiny(), name="unbroken")
+    opened, said = capsys.readouterr().out.splitlines()
+    assert opened.startswith("unbroken: opened the finished run")
+    assert said == "unbroken: trained by other code than there is now: loss/criterion.py"
+    monkeypatch.undo()
+
+
+def test_run_that_other_code_goes_on_with_says_so_and_keeps_both(project, monkeypatch, capsys):
+    folder = _break_off(tiny(), "edited")
+    with monkeypatch.context() as patch:
+        patch.chdir(project)
+        _edit(patch, "loop.py")
+        fit(tiny(), name="edited")
+        said = capsys.readouterr().out
+        assert "edited goes on, but its code has changed: training/loop.py\n" in said
+        # Opened by the second code: part of it is of the first.
+        assert "edited: trained by other code than there is now: training/loop.py\n" in said
+    kept = folder.read_provenance()
+    assert kept["resumed"][0]["code"]["training/loop.py"] == "edited"
+    assert kept["code"]["training/loop.py"] != "edited"
+
+
+def test_provenance_hashes_every_file_that_computes_and_the_variants_in_use():
+    code = origins.code_of(Config.preset("smoke", variant="adaptive_res+svd_split"))
+    assert {"boxes.py", "loss/matcher.py", "model/transformer.py", "datasets/coco.py"} < set(code)
+    assert {"training/loop.py", "training/global_batch.py", "datasets/toy_drawing.py"} < set(code)
+    variants = {name for name in code if name.startswith("variants/")}
+    assert variants == {"variants/adaptive_res.py", "variants/svd_split.py"}
+    assert not any("__init__" in name or "checking" in name for name in code)
+    assert "datasets/toy.py" not in origins.code_of(Config.preset("coco"))
+    assert RunFolder("runs/unbroken").read_provenance()["code"] == origins.code_of(tiny())
+
+
+def test_settings_that_change_no_number_are_no_other_run(capsys):
+    """Another number of workers, and passes that share out the same images a step."""
+    folder = _break_off(tiny(), "shared-out")
+    begun = folder.read_config()
+    shared = {"data.num_workers": 1, "train.batch_size": 2, "train.accumulate": 2}
+    run = fit(Config.preset("smoke", overrides={**TINY, **shared}), name="shared-out")
+    said = capsys.readouterr().out
+    for change in ("data.num_workers was 0 and is 1 now", "train.batch_size was 4 and is 2 now"):
+        assert change in said
+    assert folder.read_config() == begun and len(run.log) == 3
+    assert run.provenance["global_batch"] == 4
+    for ours, theirs in zip(log_of("shared-out"), log_of("unbroken"), strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+    more = Config.preset("smoke", overrides={**TINY, "data.num_workers": 1})
+    assert len(fit(more, name="unbroken").log) == 3
+
+
+def test_precision_that_differs_is_said(capsys):
+    """As of a run that 0.1 began in the bfloat16 of its processor."""
+    folder = _break_off(tiny(), "precise")
+    folder.write_provenance(folder.read_provenance() | {"precision": "bf16"})
+    fit(tiny(), name="precise")
+    assert "its precision was bf16 and is no now" in capsys.readouterr().out
+
+
+def test_run_that_is_being_trained_is_refused_and_left_alone():
+    folder = _break_off(tiny(), "held")
+    before = {path: path.stat().st_mtime_ns for path in folder.path.iterdir()}
+    folder.lock.acquire()
+    with pytest.raises(ValueError, match=r"held is being trained by process \d+ on .* since 20"):
+        fit(tiny(), name="held")
+    folder.lock.release()
+    assert {path: path.stat().st_mtime_ns for path in folder.path.iterdir()} == before
+    fit(tiny(), name="held")
+    assert log_of("held") == log_of("unbroken") and not folder.lock.path.exists()
+
+
+def test_run_that_lost_its_lock_writes_nothing_more(monkeypatch):
+    train_epoch = engine._train_epoch
+
+    def slow(ready, config, epoch, on_step):
+        state = train_epoch(ready, config, epoch, on_step)
+        if epoch == 1:
+            Path("runs/overtaken/lock.json").unlink()
+        return state
+
+    monkeypatch.setattr(engine, "_train_epoch", slow)
+    with pytest.raises(ValueError, match=r"has lost its lock\.json"):
+        fit(tiny(), name="overtaken")
+    assert len(log_of("overtaken")) == 1
+    assert torch.load("runs/overtaken/last.pt", weights_only=True)["epoch"] == 0
+
+
+def test_finished_run_is_opened_without_a_word_written():
+    """Also where nothing can be written, or somebody else's lock was left."""
+    shutil.copytree("runs/unbroken", "runs/archived")
+    Path("runs/archived/lock.json").write_text('{"process": 1, "host": "x", "started": "then"}')
+    before = {path: path.stat().st_mtime_ns for path in Path("runs/archived").iterdir()}
+    fit(tiny(), name="archived")
+    assert {path: path.stat().st_mtime_ns for path in Path("runs/archived").iterdir()} == before
 
 
 def test_infinite_loss_names_the_images_of_the_batch():
@@ -391,8 +560,7 @@ def test_faulty_data_is_refused_before_training_with_all_its_faults(capsys):
     config = Config.preset(
         "smoke", overrides={**TINY, "data.path": "data/faulty", "model.num_classes": 5}
     )
-    open_split(config.data, "train2017")  # makes it
-    file = Path("data/faulty/annotations/instances_val2017.json")
+    file = split_paths(config.data, "val2017")[1]  # makes it
     content = json.loads(file.read_text())
     content["annotations"][0]["bbox"] = [500, 0, 10, 10]
     content["annotations"][1]["bbox"][2] = 0
@@ -480,7 +648,7 @@ def test_features_are_kept_for_other_runs_until_an_image_changes(tmp_path, monke
     fit(tiny(**other))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list((tmp_path / "runs/features").iterdir())) == 2
-    image = next((tmp_path / first.config.data.path / "val2017").iterdir())
+    image = next(split_paths(first.config.data, "val2017")[0].iterdir())
     os.utime(image, (1, 1))
     fit(tiny(epochs=1, seed=2))
     assert len(list((tmp_path / "runs/features").iterdir())) == 3

@@ -65,6 +65,22 @@ def test_parts_are_those_of_a_float64_svd_up_to_the_band(matrix, solver, dtype):
     assert (difference <= band + rounding.square()).all()
 
 
+def test_gram_agrees_with_a_float64_svd_whatever_size_sharpness_and_padding():
+    generator = torch.Generator().manual_seed(0)
+    for sharpness in (1e-3, 1e-1, 1.0, 10.0, 1e3):
+        for size, valid in ((1, 1), (2, 1), (2, 2), (3, 2), (5, 5), (17, 11), (40, 33)):
+            whole = torch.zeros(3, size, size)
+            scored = torch.randn(3, valid, valid, generator=generator)
+            whole[:, :valid, :valid] = (sharpness * scored).softmax(-1)
+            split = spectrum(whole, "gram", torch.full((3,), valid))
+            kept = split.vectors * split.is_context[..., None, :]
+            context = (whole @ kept @ kept.mT)[:, :valid, :valid].double()
+            expected, band = reference_split(whole[:, :valid, :valid].double())
+            difference = (context - expected).square().sum((-2, -1))
+            assert (difference <= band + 1e-9).all(), (sharpness, size, valid)
+            assert not split.is_context[..., valid:].any()
+
+
 @each_matrix
 @each_solver
 def test_projector_is_one(matrix, solver):

@@ -6,13 +6,11 @@ import reference
 import torch
 from features import features_and_mask
 from shared_weights import shared_names
-from torch import nn
 
-from detrnb import VARIANTS, Config, build_criterion, build_detr, fit, load_run, load_weights
-from detrnb.model.detr import added_parameters, idle_parameters
+from detrnb import VARIANTS, Config, build_detr, fit, load_run, load_weights
+from detrnb.model.detr import added_parameters
 from detrnb.runs.folder import RunFolder
 from detrnb.settings import BASELINE, combinations, resolve
-from detrnb.training.prepare import build_optimizer
 
 NAMES = combinations()
 SINGLE = [name for name in NAMES if "+" not in name]
@@ -42,54 +40,6 @@ def test_pairs_of_encoder_and_attention_are_legal_and_others_not():
 def test_trainable_parameters_in_the_coco_preset(name, expected):
     model = build_detr(Config.preset("coco", variant=name).model)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected
-
-
-@each_variant
-def test_two_training_steps_change_every_parameter(name):
-    config = Config.preset("smoke", variant=name)
-    model = build_detr(config.model, train_backbone=False).train()
-    before = {key: p.clone() for key, p in model.named_parameters() if p.requires_grad}
-    optimizer = build_optimizer(model, config.train)
-    criterion = build_criterion(config.model)
-    features, mask = features_and_mask()
-    boxes = torch.tensor([[0.3] * 4, [0.6] * 4])
-    targets = [
-        {"labels": torch.tensor([1, 3]), "boxes": boxes, "draws": 1},
-        {"labels": torch.empty(0, dtype=torch.int64), "boxes": torch.empty(0, 4), "draws": 2},
-    ]
-    layout = model.layout(targets)
-    for _ in range(2):
-        outputs = model(None, mask, features=features, targets=targets)
-        loss = criterion.total(criterion(outputs, targets, layout))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        assert loss.isfinite()
-    after = dict(model.named_parameters())
-    still = {key for key, value in before.items() if torch.equal(value, after[key])}
-    assert still <= idle_parameters(model)
-    assert all(p.grad.isfinite().all() for p in after.values() if p.requires_grad)
-
-
-@each_variant
-@pytest.mark.parametrize("training", [False, True])
-def test_padding_has_no_influence_from_the_features_on(name, training):
-    # In the smoke preset dropout is 0, so that training mode is deterministic too.
-    model = build_detr(Config.preset("smoke", variant=name).model).train(training)
-    own = {key for _, _, keys in added_parameters(model) for key in keys}
-    for key, parameter in model.named_parameters():
-        if key in own:  # at their start they may hide what a variant does
-            nn.init.uniform_(parameter, 0.3, 2.0)
-    features, mask = features_and_mask()
-    changed = features.clone()
-    changed[1, :, 4:] = 1e3
-    changed[1, :, :, 6:] = -1e3
-    with torch.no_grad():
-        both, other = (model(None, mask, features=x) for x in (features, changed))
-        alone = model(None, mask[1:, :64, :96], features=features[1:, :, :4, :6])
-    for key in ("pred_logits", "pred_boxes"):
-        torch.testing.assert_close(both[key][1], alone[key][0], atol=2e-5, rtol=1e-4)
-        torch.testing.assert_close(both[key], other[key], atol=2e-5, rtol=1e-4)
 
 
 @each_variant
