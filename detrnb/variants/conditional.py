@@ -9,8 +9,7 @@ on both at once. Here head by head
 with c the query's content, m the memory, pos its positions, σ(s) the query's reference point, sine
 the image's own position embedding at that point, λ a small network of the content c' that enters
 the layer. Boxes are relative to the point: σ(offset + (s, 0, 0)). The point s is a small network of
-the query's learned position, unless the queries bring points (or boxes) themselves. Published: 40.9
-AP on COCO after 50 epochs (ResNet-50, 300 queries, focal loss), beside 34.9 for DETR after as many.
+the query's learned position, unless the queries bring points (or boxes) themselves.
 The field's names: conditional spatial query, reference point, decoder embedding (c).
 
 Bundled all the same: self-attention projects content and position each by themselves, the first
