@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detrnb.settings import register as register
     from detrnb.settings import variant as variant
     from detrnb.study import check_variant as check_variant
+    from detrnb.study import judge as judge
     from detrnb.training import fit as fit
     from detrnb.training import load_run as load_run
 
@@ -36,6 +37,7 @@ _DOORS = {
     "build_detr": "model",
     "check_variant": "study",
     "fit": "training",
+    "judge": "study",
     "load_run": "training",
     "load_weights": "model",
     "open_split": "datasets",

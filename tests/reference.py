@@ -21,7 +21,7 @@ def read(name: str) -> dict:
     return json.loads(path.read_text()) if name.endswith("json") else dict(np.load(path))
 
 
-def weight(key: str, shape: tuple[int, ...]) -> Tensor:
+def weight(key: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """The tensor a state-dict key stands for."""
     x = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
     if key.endswith("running_var"):
@@ -38,7 +38,7 @@ def weight(key: str, shape: tuple[int, ...]) -> Tensor:
         x = 0.5 + 0.05 * x if "backbone" in key else 1 + 0.1 * x
     else:
         x = 0.02 * x
-    return torch.tensor(x, dtype=torch.float32)
+    return torch.tensor(x, dtype=dtype)
 
 
 @functools.cache
@@ -77,3 +77,11 @@ TARGETS = {
     "three_and_five": [_target(3, 11), _target(5, 12)],
     "four_and_none": [_target(4, 13), _target(0, 14)],
 }
+
+
+def mask_6x7() -> Tensor:
+    """Padding (2, 42) of two maps of 6 rows and 7 columns: the second is valid on 4 and 5."""
+    mask = torch.zeros(2, 6, 7, dtype=torch.bool)
+    mask[1, 4:] = True
+    mask[1, :, 5:] = True
+    return mask.flatten(1)

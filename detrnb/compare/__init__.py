@@ -11,8 +11,10 @@ from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
 from detrnb.compare.judging import Verdicts, verdicts
 from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records
 from detrnb.compare.reporting import audits_text, report, verdicts_markdown
+from detrnb.compare.ruling import DELTA, Ruling, rule
 from detrnb.compare.statistics import (
     FEWEST_SEEDS,
+    LEVEL,
     against_baseline,
     detectable_difference,
     paired_test,
@@ -31,10 +33,13 @@ from detrnb.compare.table import (
 
 __all__ = [
     "Audit",
+    "DELTA",
     "Difference",
     "FEWEST_SEEDS",
     "Finding",
+    "LEVEL",
     "Record",
+    "Ruling",
     "Verdicts",
     "against_baseline",
     "arrange",
@@ -56,6 +61,7 @@ __all__ = [
     "read_record",
     "read_records",
     "report",
+    "rule",
     "seeds_needed",
     "summary",
     "tidy",

@@ -11,7 +11,7 @@ from detrnb.compare.counts import counts, rate_within_first_epoch
 from detrnb.compare.inference import logs_as_reference, logs_backbones_rate
 from detrnb.compare.records import Record
 from detrnb.compare.table import places_of
-from detrnb.runs import COCO_METRICS
+from detrnb.runs import COCO_METRICS, trained_by
 
 _SIZES = {"small": "APs", "medium": "APm", "large": "APl"}  # COCO's, of objects
 
@@ -156,12 +156,21 @@ def _versions(record: Record) -> Finding:
 
 
 def _code(record: Record) -> Finding:
-    """The files that compute, each as a hash of its text; runs of 0.1 have none."""
-    files = record.provenance.get("code")
-    if not isinstance(files, Mapping):
+    """The files that compute, each as a hash of its text, or of its texts where they changed.
+
+    Runs of 0.1 have none.
+    """
+    trained_by_each = trained_by(record.provenance)
+    if not all(isinstance(code, Mapping) for code in trained_by_each):
         return UNKNOWN
+    files: dict[str, str] = {}
+    for code in trained_by_each:
+        for name, text in code.items():
+            known = files.setdefault(name, f"{text}")
+            if known.rpartition(", then ")[2] != f"{text}":
+                files[name] = f"{known}, then {text}"
     of_all = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return Finding(f"{len(files)} files, {of_all[:10]}", "recorded", value=dict(files))
+    return Finding(f"{len(files)} files, {of_all[:10]}", "recorded", value=files)
 
 
 def _commit(record: Record) -> Finding:

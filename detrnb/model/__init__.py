@@ -3,8 +3,10 @@
 from detrnb.model.attention import (
     DecoderCrossAttention,
     DecoderSelfAttention,
+    DotProductAttention,
     EncoderAttention,
     MultiheadAttention,
+    given_position,
 )
 from detrnb.model.backbone import (
     Backbone,
@@ -13,7 +15,13 @@ from detrnb.model.backbone import (
     TimmBody,
     load_backbone_weights,
 )
-from detrnb.model.detr import DETR, added_parameters, build_criterion, build_detr
+from detrnb.model.detr import (
+    DETR,
+    added_parameters,
+    build_criterion,
+    build_detr,
+    idle_parameters,
+)
 from detrnb.model.parts import FOR_ALL, ROWS, Row
 from detrnb.model.queries import LearnedQueries, Queries
 from detrnb.model.transformer import Transformer, TransformerDecoder, TransformerEncoder
@@ -24,6 +32,7 @@ __all__ = [
     "DETR",
     "DecoderCrossAttention",
     "DecoderSelfAttention",
+    "DotProductAttention",
     "EncoderAttention",
     "FOR_ALL",
     "LearnedQueries",
@@ -41,6 +50,8 @@ __all__ = [
     "added_parameters",
     "build_criterion",
     "build_detr",
+    "given_position",
+    "idle_parameters",
     "load_backbone_weights",
     "load_weights",
 ]

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from detrnb.loss import at_least_float32
 
 
-class MultiheadAttention(nn.Module):
-    """Scaled dot-product attention (Vaswani et al., 2017) with packed projections.
+class DotProductAttention(nn.Module):
+    """Scaled dot-product attention (Vaswani et al., 2017) of what was projected already.
 
-    Parameters are named and shaped as in `torch.nn.MultiheadAttention`, so DETR checkpoints load.
     The weights are never formed (fused kernel) unless `record` is set.
 
     Attributes:
@@ -25,35 +24,20 @@ class MultiheadAttention(nn.Module):
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * d_model, d_model))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * d_model))
         self.out_proj = nn.Linear(d_model, d_model)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.in_proj_bias)
         self.record = False
         self.recorded: dict[str, Tensor] = {}
 
-    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Apply the packed input projection and split the heads: three (B, N, length, D/N)."""
-        # Split once: slices would each make a full-size gradient of zeros in the backward pass.
-        D = query.shape[-1]
-        if query is key:  # self-attention: one product for both
-            parts = self._split([2 * D, D])
-            q, k = F.linear(query, *parts[0]).chunk(2, dim=-1)
-        else:
-            parts = self._split([D, D, D])
-            q, k = F.linear(query, *parts[0]), F.linear(key, *parts[1])
-        v = F.linear(value, *parts[-1])
-        return tuple(x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    def heads(self, x: Tensor) -> Tensor:
+        """(B, length, N·d) -> (B, N, length, d)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _split(self, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Weight and bias of each part of the packed projection."""
-        return list(
-            zip(self.in_proj_weight.split(sizes), self.in_proj_bias.split(sizes), strict=True)
-        )
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None) -> Tensor:
+        """Arguments as for `attend`; gives its values joined and projected, (B, Q, D)."""
+        return self.out_proj(self.attend(q, k, v, unseen).transpose(1, 2).flatten(2))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None) -> Tensor:
-        """Attended values (B, N, Q, d) of q (B, N, Q, d), k and v (B, N, S, d).
+        """Attended values (B, N, Q, d) of q (B, N, Q, c), k (B, N, S, c) and v (B, N, S, d).
 
         This is what a variant of attention overrides.
 
@@ -84,6 +68,39 @@ class MultiheadAttention(nn.Module):
             scores = scores.masked_fill(_by_query(unseen), float("-inf"))
         return scores.softmax(dim=-1)
 
+
+class MultiheadAttention(DotProductAttention):
+    """Dot-product attention with packed projections.
+
+    Parameters are named and shaped as in `torch.nn.MultiheadAttention`, so DETR checkpoints load.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(d_model, num_heads, dropout)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * d_model, d_model))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * d_model))
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.in_proj_bias)
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply the packed input projection and split the heads: three (B, N, length, D/N)."""
+        # Split once: slices would each make a full-size gradient of zeros in the backward pass.
+        D = query.shape[-1]
+        if query is key:  # self-attention: one product for both
+            parts = self._split([2 * D, D])
+            q, k = F.linear(query, *parts[0]).chunk(2, dim=-1)
+        else:
+            parts = self._split([D, D, D])
+            q, k = F.linear(query, *parts[0]), F.linear(key, *parts[1])
+        v = F.linear(value, *parts[-1])
+        return tuple(self.heads(x) for x in (q, k, v))
+
+    def _split(self, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each part of the packed projection."""
+        return list(
+            zip(self.in_proj_weight.split(sizes), self.in_proj_bias.split(sizes), strict=True)
+        )
+
     def look(
         self, query: Tensor, key: Tensor, value: Tensor, unseen: Tensor | None = None
     ) -> Tensor:
@@ -97,8 +114,7 @@ class MultiheadAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
-        attended = self.attend(*self.project(query, key, value), unseen)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        return super().forward(*self.project(query, key, value), unseen)
 
 
 class EncoderAttention(MultiheadAttention):
@@ -127,7 +143,7 @@ class DecoderSelfAttention(MultiheadAttention):
         blocked: Tensor | None = None,
     ) -> Tensor:
         """content, position (B, Q', D), blocked (1 or B, Q', Q') -> (B, Q', D)."""
-        query = content + _given(position, self)
+        query = content + given_position(position, self)
         return self.look(query, query, content, blocked)
 
 
@@ -145,7 +161,7 @@ class DecoderCrossAttention(MultiheadAttention):
         grid: tuple[int, int] | None = None,
     ) -> Tensor:
         """content, position (B, Q', D), memory, pos (B, S, D) -> (B, Q', D)."""
-        query = content + _given(position, self)
+        query = content + given_position(position, self)
         return self.look(query, _keys(memory, pos), memory, padding_mask)
 
 
@@ -154,7 +170,7 @@ def _by_query(unseen: Tensor) -> Tensor:
     return unseen[:, None, None, :] if unseen.ndim == 2 else unseen[:, None]
 
 
-def _given(position: Tensor | None, attention: nn.Module) -> Tensor:
+def given_position(position: Tensor | None, attention: nn.Module) -> Tensor:
     """The queries' position; a ValueError where they bring none."""
     if position is None:
         raise ValueError(

@@ -283,3 +283,12 @@ def added_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, set[str
     for path, module in model.named_modules():
         if hasattr(module, "added"):
             yield f"{path}.", module, {f"{path}.{name}" for name in module.added}
+
+
+def idle_parameters(model: nn.Module) -> set[str]:
+    """Names of what learns nothing by a part's own design: its `idle` says which and when."""
+    return {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        for name in getattr(module, "idle", ())
+    }

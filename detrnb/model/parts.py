@@ -4,6 +4,9 @@ This table is the contract, and `Places.fill` the only way into the model: the c
 variant it runs. Shapes: B images, S = H·W positions of the feature map, D wide, N heads, L decoder
 layers, Q queries, K groups, Q' = K·Q + E queries in training, Q in evaluation. A part that needs
 more than its row offers is a reason to widen the row for all.
+
+Any part may name parameters of its own: in `added` those that DETR lacks, with `start_as_detr`
+(detr.py); in `idle` those that learn nothing with the parts it usually has, as its authors have it.
 """
 
 import importlib
@@ -100,7 +103,8 @@ ROWS: dict[Part, Row] = {
         ("make_layer",),
         "queries; memory, pos (B,S,D); padding_mask; grid; the box head: content (...,D) to float32"
         " offsets (...,4) before the sigmoid. `make_layer(i)` gives a layer, called with content,"
-        " position, anchors, blocked, memory, pos, padding_mask, grid",
+        " position, anchors, blocked, memory, pos, padding_mask, grid. One that builds its own"
+        " layers gives what attends in them its `place_name`, as in the rows above",
         "hidden (L,B,Q',D), and a list of L anchors (B,Q',2 or 4) before the sigmoid, in float32"
         " outside autocast, that the box head's offsets are added to; None where nothing is",
     ),

@@ -4,7 +4,7 @@ Every file of a run is written and read through this room.
 """
 
 from detrnb.runs.folder import RunFolder, run_name
-from detrnb.runs.home import located, project_root, save_figure
+from detrnb.runs.home import is_project, located, project_root, save_figure
 from detrnb.runs.identity import (
     IMAGES_A_STEP,
     code_differences,
@@ -43,6 +43,7 @@ __all__ = [
     "hash_of_file",
     "hash_of_text",
     "is_over",
+    "is_project",
     "last_run",
     "located",
     "log_table",

@@ -5,12 +5,16 @@ a variant must hold before.
 from detrnb.study.checking import Checked, Outcome, check_variant
 from detrnb.study.engine import run_study
 from detrnb.study.entries import Entry, plan, study_entries
+from detrnb.study.judgement import Judgement
+from detrnb.study.judging import judge
 
 __all__ = [
     "Checked",
     "Entry",
+    "Judgement",
     "Outcome",
     "check_variant",
+    "judge",
     "plan",
     "run_study",
     "study_entries",

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from detrnb.exchange import onnx_bytes
 from detrnb.look import record_attention
 from detrnb.loss import Targets
-from detrnb.model import DETR, build_detr, load_weights
+from detrnb.model import DETR, build_detr, idle_parameters, load_weights
 from detrnb.settings import BASELINE, asked_for, resolve
 from detrnb.study.bench import GRID, PADDED, Bench
 from detrnb.training import peak_memory_of, seconds_of
@@ -142,10 +142,12 @@ def gradients(bench: Bench) -> str:
         for name, p in trained.items():
             reached[name] |= bool(p.grad.abs().max() > 0)
         optimizer.step()
-    dead = [name for name, alive in reached.items() if not alive]
+    still = [name for name, alive in reached.items() if not alive]
+    dead = [name for name in still if name not in idle_parameters(model)]
     if dead:
         raise Fault(f"the gradient of {_few(dead)} is always 0")
-    return f"{len(trained)} parameters"
+    idle = f"; {len(still)} learn nothing, as its class says in `idle`" if still else ""
+    return f"{len(trained)} parameters{idle}"
 
 
 def _few(names: list[str]) -> str:

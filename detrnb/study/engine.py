@@ -23,7 +23,7 @@ from threading import Thread
 from detrnb.runs import RunFolder, config_differences, project_root, what_counts
 from detrnb.settings import Config
 from detrnb.study.entries import Entry, plan
-from detrnb.training import code_of, duration, fit, other_code, seconds_per_step
+from detrnb.training import Run, code_of, duration, fit, other_code, seconds_per_step
 
 TIMED_STEPS = 40
 GRACE = 10  # seconds that a child takes to end in order
@@ -115,13 +115,21 @@ def _is_kept(kept: RunFolder, config: Config) -> bool:
 def _train_and_keep(config: Config, folder: Path) -> None:
     """Train, evaluate, copy what a verdict needs; test.json last, which marks the run as kept."""
     run, kept = fit(config), RunFolder(folder)
-    begin = time.perf_counter()
-    result = run.evaluate(SPLIT)
     kept.path.mkdir(parents=True, exist_ok=True)
     source = RunFolder(run.path)
     for path in (source.config_path, source.log_path, source.provenance_path, source.history_path):
         if path.exists():
             shutil.copy(path, kept.path)
+    keep_test(run, kept)
+
+
+def keep_test(run: Run, kept: RunFolder) -> None:
+    """Evaluate a finished run on the split that nothing is tuned on, and keep what it reached.
+
+    Args:
+        kept: the folder that test.json goes to.
+    """
+    begin = time.perf_counter()
+    metrics = run.evaluate(SPLIT).metrics
     seconds = time.perf_counter() - begin
-    epoch = len(run.log) - 1
-    kept.write_test(SPLIT, epoch, result.metrics.stats, result.metrics.per_class, seconds)
+    kept.write_test(SPLIT, len(run.log) - 1, metrics.stats, metrics.per_class, seconds)

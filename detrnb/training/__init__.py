@@ -25,7 +25,7 @@ from detrnb.training.origin import code_of, other_code
 from detrnb.training.probing import seconds_per_step
 from detrnb.training.progress import duration
 from detrnb.training.replaying import replay
-from detrnb.training.run import fit
+from detrnb.training.run import first_epoch, fit, folder_of
 
 __all__ = [
     "CocoMetrics",
@@ -42,7 +42,9 @@ __all__ = [
     "evaluate",
     "evaluate_coco",
     "evaluate_split",
+    "first_epoch",
     "fit",
+    "folder_of",
     "from_main",
     "load_ground_truth",
     "load_run",

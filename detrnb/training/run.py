@@ -21,6 +21,7 @@ from detrnb.runs import (
     bring_back,
     config_differences,
     is_over,
+    is_project,
     project_root,
     run_name,
     what_counts,
@@ -135,12 +136,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
     config = from_main(partial(with_classes, config))
-    # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
-    stated = config.model_dump(mode="json", exclude_defaults=True)
-    own = stated_sources(config)
-    stated |= {"variants": own} if own else {}  # changed in its cell, it is another run
-    name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
-    folder = RunFolder(project_root() / "runs" / name)
+    folder = folder_of(config, name)
     from_main(partial(bring_back, folder, resume))
     config = from_main(partial(_resolved, config, folder))
     if from_main(partial(_is_finished, folder, config, resume)):
@@ -162,6 +158,33 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     finally:
         folder.lock.release()
     return load_run(folder.path)
+
+
+def folder_of(config: Config, name: str | None = None) -> RunFolder:
+    """Where the run of a config is or would be.
+
+    Args:
+        name: of the folder; preset, variant, seed and a hash of the config unless given.
+    """
+    config = with_classes(config)
+    # Without defaults: a setting that is added later leaves the names of earlier runs as they are.
+    stated = config.model_dump(mode="json", exclude_defaults=True)
+    own = stated_sources(config)
+    stated |= {"variants": own} if own else {}  # changed in its cell, it is another run
+    name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
+    return RunFolder(project_root() / "runs" / name)
+
+
+def first_epoch(config: Config) -> dict[str, float]:
+    """What a run of this config logs of its first epoch's training; no run is begun.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    config = resolved(config, processes().num_processes)
+    accelerator = make_accelerator(config.train.precision)
+    ready = prepare(config, accelerator, open_data(config, accelerator))
+    return _train_epoch(ready, config, 0, lambda loss: None)["train_line"]
 
 
 def _resolved(config: Config, folder: RunFolder) -> Config:
@@ -189,6 +212,8 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     write_provenance()
     if state is None:
         _keep_history(ready, folder, 0)
+    if not is_project(project_root()):  # where nobody would look for it
+        accelerator.print(f"{folder.path.name}: trained in {folder.path.parent}")
     trained = 0 if state is None else state["epoch"] + 1
     if trained < config.train.epochs:
         with _failed_step_kept(ready, config, folder):

@@ -438,6 +438,11 @@ def test_other_code_forbids_the_comparison_and_its_files_are_named(tmp_path):
     # A variant's own file is what is compared.
     with_provenance(b, code={**files, "variants/other.py": "d1"})
     assert audit(a, b).verdict == "comparable"
+    # A run that went on with other code is not of the code that it began with.
+    with_provenance(b, resumed=[{"code": {**files, "model/detr.py": "c2"}}])
+    assert "code (model/detr.py)" in audit(a, b).verdict
+    with_provenance(b, code=None, resumed=[])
+    assert "unknown: code" in audit(a, b).verdict
 
 
 def test_other_commit_is_said_where_the_code_is_unknown(tmp_path):

@@ -194,13 +194,14 @@ def test_forward_and_losses_stay_on_the_models_device(preset, variant):
                 {"labels": torch.zeros(n, dtype=torch.int64), "boxes": torch.zeros(n, 4)}
                 for n in (2, 0)
             ]
-        outputs = model(model.normalize(pixels, mask), mask)
+        outputs = model(model.normalize(pixels, mask), mask, targets=targets)
         layers = [*outputs["aux_outputs"], outputs]
         logits = torch.stack([layer["pred_logits"] for layer in layers])
         boxes = torch.stack([layer["pred_boxes"] for layer in layers])
         pairs = [(np.array([1, 4]), np.array([1, 0])), (np.empty(0, int), np.empty(0, int))]
-        losses = criterion.losses(logits, boxes, targets, [pairs] * len(layers))
+        matches = [pairs] * len(layers)
+        losses = criterion.losses(logits, boxes, targets, matches, model.layout(targets))
         cost = criterion.matcher.cost(logits, boxes, targets)
-        found = postprocess(outputs, torch.tensor([[4, 5], [6, 7]]))
+        found = criterion.detections(outputs, torch.tensor([[4, 5], [6, 7]]))
     assert cost.device.type == found[0]["boxes"].device.type == "cuda"
     assert {loss.device.type for loss in losses.values()} == {"cuda"}

@@ -7,7 +7,7 @@ from torch import nn
 
 from detrnb import VARIANTS, check_variant, variant
 from detrnb.model import EncoderAttention, LearnedQueries
-from detrnb.settings import combinations, registry
+from detrnb.settings import combinations, registry, resolve
 from detrnb.study.bench import Bench
 from detrnb.study.checking import Checked, outcome_of
 from detrnb.study.checks import CHECKS, Skipped
@@ -34,8 +34,10 @@ def test_variants_hold_what_they_must(name):
     assert found.ok, str(found)
     assert len(found.outcomes) == len(CHECKS)
     skipped = {o.check for o in found.outcomes if o.outcome == "skipped"}
-    expected = {"svd_split": {"export"}, "adaptive_res": set()}  # ONNX has no eigenvectors
-    assert skipped == expected.get(name, {"starts as DETR"}), str(found)
+    expected = {"export"} if name == "svd_split" else set()  # ONNX has no eigenvectors
+    if not all(variant.starts_as_detr for variant in resolve(name)):
+        expected.add("starts as DETR")
+    assert skipped == expected, str(found)
 
 
 @pytest.mark.parametrize("name", JOINS)

@@ -85,7 +85,8 @@ def test_every_parameter_has_a_gradient_even_without_boxes(variant):
     config = Config.preset("smoke", variant=variant, overrides=overrides)
     model, criterion = build_detr(config.model, train_backbone=False), build_criterion(config.model)
     features, mask, targets = batch((0, 0), 1)
-    criterion.total(criterion(model(None, mask, features=features), targets)).backward()
+    outputs = model(None, mask, features=features, targets=targets)
+    criterion.total(criterion(outputs, targets, model.layout(targets))).backward()
     lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not lacking
 

@@ -300,6 +300,14 @@ def test_accumulated_batches_equal_one_large_batch(size):
     assert (mine - theirs).norm() < 0.02 * (theirs - before).norm()
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.1])
+def test_gradients_are_clipped_to_their_norm_or_left_as_they_are(limit):
+    _, (norm,), model = train_on([padded_batch()], train__clip_max_norm=limit)
+    assert norm > 1
+    left = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert left.item() == pytest.approx(limit or norm, rel=1e-4)
+
+
 def test_every_epoch_draws_its_own_dropout_and_each_run_the_same(monkeypatch):
     drawn = []
 

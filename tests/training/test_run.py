@@ -18,6 +18,7 @@ from detrnb import Config, fit, load_run, open_split
 from detrnb.compare import read_record
 from detrnb.datasets import make_loader
 from detrnb.datasets.splits import split_paths, with_classes
+from detrnb.datasets.toy import toy_folder
 from detrnb.model.detr import build_criterion, build_detr
 from detrnb.runs.folder import RunFolder
 from detrnb.settings.config import TrainConfig
@@ -304,7 +305,8 @@ def test_evaluation_measures_by_what_was_read():
 
 
 def test_own_data_trains_with_a_preset_that_makes_its_own():
-    own = {"data.path": "data/smoke", "data.toy": None, "model.num_classes": None}
+    made = toy_folder(tiny().data)
+    own = {"data.path": made, "data.toy": None, "model.num_classes": None}
     overrides = {**TINY, **own, "train.epochs": 1}
     del overrides["data.toy.num_images"]
     run = fit(Config.preset("smoke", overrides=overrides), name="own")

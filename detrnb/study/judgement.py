@@ -1,0 +1,152 @@
+"""What was settled when a judgement was asked for, and what it found: text, picture, LaTeX."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from detrnb.compare import DELTA, LEVEL, Record, Ruling, Verdicts, paired_by_epoch
+from detrnb.plots import plot_forest, plot_paired_curves
+from detrnb.runs import project_root, write_whole
+from detrnb.settings import Config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was settled when a judgement was first asked for, in runs/judged/.
+
+    Attributes:
+        looks: numbers of seeds at which a verdict is or was given; the last is still to be reached
+            or was reached.
+        rates: entry -> factor of the preset's learning rate; empty where both take the preset's.
+        kept: seeds of the baseline whose runs are those of the kept study.
+    """
+
+    name: str
+    baseline: str
+    preset: str
+    looks: tuple[int, ...]
+    rates: Mapping[str, float]
+    kept: tuple[int, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        name = f"{self.preset}-{self.name}-against-{self.baseline}.json"
+        return project_root() / "runs" / "judged" / name
+
+    @property
+    def seeds(self) -> int:
+        return self.looks[-1]
+
+    def write(self) -> None:
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        write_whole(self.path, lambda file: file.write(text.encode()))
+
+    def config(self, entry: str, seed: int, rate: float | None = None) -> Config:
+        """The settings of one run; `rate` in place of the entry's own factor."""
+        stated = Config.preset(self.preset, variant=entry, seed=seed)
+        factor = self.rates.get(entry, 1.0) if rate is None else rate
+        if factor == 1:
+            return stated
+        lr = {"train.lr": stated.train.lr * factor}
+        return Config.preset(self.preset, variant=entry, seed=seed, overrides=lr)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is known of an idea against its baseline; a notebook shows it as text.
+
+    Attributes:
+        records: the finished runs of both.
+        ruling: the verdict; None before the planned number of seeds is reached.
+        found: the comparison that it is made of, with what each costs; None likewise.
+    """
+
+    plan: Plan
+    records: tuple[Record, ...]
+    ruling: Ruling | None = None
+    found: Verdicts | None = None
+
+    @property
+    def figure(self) -> Figure:
+        """The difference with its interval; before a verdict, the curves of pairs so far."""
+        if self.found is not None:
+            return plot_forest(self.found.table, self.found.metric)
+        pairs = paired_by_epoch(list(self.records), "AP", self.plan.baseline)
+        return plot_paired_curves(pairs, "validation AP")
+
+    def __str__(self) -> str:
+        name, plan = f"{self.plan.name} against {self.plan.baseline}", self.plan
+        if self.ruling is None:
+            there = f"{len(self.records)} of {2 * plan.seeds} runs are there"
+            return f"{name}: {there}; no verdict before all are"
+        row = self.found.table.iloc[0]
+        if row.forbidden:
+            return f"{name}: {row.text}"
+        return f"{name}: {self.ruling}. {self.found.metric}; {row.text}. " + " ".join(self._notes)
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+    @property
+    def _notes(self) -> list[str]:
+        """Every condition that a reader must know."""
+        plan = self.plan
+        if plan.rates:
+            rates = ", ".join(f"{entry} {factor:g}" for entry, factor in plan.rates.items())
+            notes = [f"Rates were tuned for both alike (times the preset's: {rates})."]
+        else:
+            notes = ["Both take the preset's learning rate, which was found for DETR."]
+        if plan.kept:
+            notes.append(f"{len(plan.kept)} runs of {plan.baseline} are the kept study's.")
+        if len(plan.looks) > 1:
+            looks = " and ".join(map(str, plan.looks))
+            notes.append(f"Looked at after {looks} seeds, so each look counts half.")
+        if "test" not in self.found.metric:
+            notes.append("On validation images, for want of a test split.")
+        return notes
+
+    def to_latex(self) -> str:
+        """The comparison as a tabular, with booktabs' rules; captions are the author's."""
+        rows = []
+        base = self.found.values[self.found.baseline]
+        row = self.found.table.iloc[0]
+        rows.append(
+            f"{_tex(self.plan.baseline)} & {base.mean():.3f} $\\pm$ {base.std():.3f} & & \\\\"
+        )
+        rows.append(
+            f"{_tex(self.plan.name)} & {row['mean']:.3f} $\\pm$ {row['spread']:.3f} &"
+            f" ${self.ruling.mean:+.3f}$ $[{self.ruling.low:+.3f}, {self.ruling.high:+.3f}]$ &"
+            f" {self.ruling.verdict} \\\\"
+        )
+        return "\n".join(
+            [
+                "\\begin{tabular}{lccl}",
+                "\\toprule",
+                "model & AP & difference, 95\\,\\% interval & verdict \\\\",
+                "\\midrule",
+                *rows,
+                "\\bottomrule",
+                "\\end{tabular}",
+            ]
+        )
+
+    def methods(self) -> str:
+        """A paragraph for a paper that says what was done."""
+        plan, level = self.plan, LEVEL / len(self.plan.looks)
+        config = plan.config(plan.name, 0)
+        return (
+            f"{plan.name} and {plan.baseline} were each trained {self.ruling.pairs} times with"
+            f" detrnb's preset {plan.preset} ({config.train.epochs} epochs,"
+            f" {config.train.batch_size} images a step); runs of equal seed share the order of the"
+            f" data and the initial weights of shared parts. The number of seeds was fixed before"
+            f" the first run. {self.found.metric} after the last epoch was compared in pairs:"
+            f" Student's t test at {100 * level:g} %, and two one-sided tests against ±{DELTA:g}."
+            f" {' '.join(self._notes)}"
+        )
+
+
+def _tex(text: str) -> str:
+    return text.replace("_", "\\_")

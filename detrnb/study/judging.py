@@ -1,0 +1,261 @@
+"""Does an idea help? Train what is missing of it and of the baseline, and give the verdict."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from detrnb.compare import (
+    LEVEL,
+    detectable_difference,
+    read_records,
+    rule,
+    verdicts,
+)
+from detrnb.datasets import has_split, open_split, resolved
+from detrnb.runs import (
+    RunFolder,
+    is_over,
+    project_root,
+    trained_by,
+    what_counts,
+)
+from detrnb.settings import BASELINE, Config, resolve
+from detrnb.study.engine import SPLIT, keep_test
+from detrnb.study.judgement import Judgement, Plan
+from detrnb.training import (
+    TrainingDiverged,
+    code_of,
+    duration,
+    first_epoch,
+    fit,
+    folder_of,
+    seconds_per_step,
+)
+
+FACTORS = (0.5, 1.0, 2.0)  # of the preset's learning rate, tried where rates are tuned
+TRIALS = (100, 101)  # seeds of these trials, which are judged nowhere
+TIMED_STEPS = 5
+
+
+def judge(
+    name: str,
+    baseline: str = BASELINE,
+    seeds: int = 6,
+    preset: str = "toy",
+    *,
+    tune: bool = False,
+) -> Judgement:
+    """Judge a variant: train what is missing on both sides, then say whether it helps.
+
+    The number of seeds is written down at the first call; until it is reached there are curves and
+    no verdict, for who looks after each seed and stops when it suits finds differences that are
+    none. One extension is possible, after which each look counts half. Stopped, it goes on where it
+    was by the same call.
+
+    Args:
+        name: a variant as `Config.preset` takes it, one of your own too.
+        baseline: what it is compared with.
+        seeds: pairs of runs, 0 to seeds - 1.
+        preset: of both.
+        tune: try learning rates for both alike first, on seeds that are not judged.
+
+    Raises:
+        ValueError: another number of seeds was settled, or a variant is unknown.
+    """
+    for variant in (name, baseline):
+        resolve(variant)
+    if name == baseline:
+        raise ValueError(f"{name!r} against itself has no difference; name another baseline")
+    plan = _settled(Plan(name, baseline, preset, (seeds,), {}), tune)
+    missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(plan, config)]
+    if missing:
+        print(_announcement(plan, missing), flush=True)
+    for number, (entry, config) in enumerate(missing, start=1):
+        print(f"{entry}, seed {config.train.seed}: {number} of {len(missing)}", flush=True)
+        _train(config)
+    return _judged(plan)
+
+
+def _settled(asked: Plan, tune: bool) -> Plan:
+    """The plan as it was settled, extended if that is what is asked; written down."""
+    path = asked.path
+    if not path.exists():
+        plan = replace(asked, rates=_tuned(asked) if tune else {})
+        plan = replace(plan, kept=_kept_that_serve(plan))
+        plan.write()
+        return plan
+    there = json.loads(path.read_text())
+    plan = Plan(**{**there, "looks": tuple(there["looks"]), "kept": tuple(there["kept"])})
+    if tune != bool(plan.rates):
+        how = "tuned rates" if plan.rates else "the preset's rates"
+        raise ValueError(
+            f"{path.stem} was begun with {how}; ask with tune={bool(plan.rates)}, or delete {path}"
+            " to begin anew with other seeds"
+        )
+    if asked.seeds == plan.seeds:
+        return plan
+    reached = all(_is_there(plan, config) for _, config in _runs(plan))
+    if asked.seeds < plan.seeds or not reached or len(plan.looks) > 1:
+        raise ValueError(
+            f"{path.stem} was planned with {plan.seeds} seeds"
+            + (" after its one extension" if len(plan.looks) > 1 else "")
+            + f", now {asked.seeds} are asked for: a number that follows the results finds"
+            " differences that are none. "
+            + ("" if reached else "Reach the planned number first; then ")
+            + ("" if len(plan.looks) > 1 else "one extension to more is possible")
+        )
+    plan = replace(plan, looks=(*plan.looks, asked.seeds))
+    plan = replace(plan, kept=_kept_that_serve(plan) if plan.kept else ())
+    plan.write()
+    return plan
+
+
+def _runs(plan: Plan) -> Iterator[tuple[str, Config]]:
+    """Every run of a plan, seed by seed, so that pairs are complete early."""
+    for seed in range(plan.seeds):
+        for entry in (plan.baseline, plan.name):
+            yield entry, plan.config(entry, seed)
+
+
+def _kept_run(plan: Plan, seed: int) -> RunFolder:
+    """Where the kept study would have the baseline's run."""
+    return RunFolder(project_root() / "data" / "study" / plan.preset / f"{plan.baseline}-s{seed}")
+
+
+def _kept_that_serve(plan: Plan) -> tuple[int, ...]:
+    """Seeds of the baseline that need not be trained, since the kept study has equal runs.
+
+    Settings and code must be equal, and an epoch trained here must give the first one's line, to
+    the last digit: so data, precision and machine are equal in effect.
+    """
+    equal = []
+    for seed in range(plan.seeds):
+        config, kept = plan.config(plan.baseline, seed), _kept_run(plan, seed)
+        if not kept.test_path.exists():
+            continue
+        settings = what_counts(Config.completed(kept.read_config()))
+        stated = what_counts(config.as_begun(kept.read_config()).model_dump(mode="json"))
+        if settings == stated and trained_by(kept.read_provenance()) == [code_of(config)]:
+            equal.append(seed)
+    if not equal:
+        return ()
+    print(f"{plan.baseline}: an epoch is trained to see whether the kept study's runs serve")
+    line = _kept_run(plan, equal[0]).read_log()[0]
+    again = first_epoch(plan.config(plan.baseline, equal[0]))
+    same = all(line.get(key) == value or value != value for key, value in again.items())
+    if not same:
+        print("they do not: the epoch's numbers differ, so the baseline is trained here too")
+    return tuple(equal) if same else ()
+
+
+def _place(plan: Plan, config: Config) -> RunFolder:
+    """The folder of a run: where `fit` has it, or in the kept study."""
+    seed = config.train.seed
+    if config.model.variant == plan.baseline and seed in plan.kept:
+        return _kept_run(plan, seed)
+    return folder_of(config)
+
+
+def _is_there(plan: Plan, config: Config) -> bool:
+    """Whether a run is finished, and evaluated where there is a split for that."""
+    folder = _place(plan, config)
+    if not is_over(folder.read_log(), config.train.model_dump()):
+        return False
+    return folder.test_path.exists() or not has_split(config.data, SPLIT)
+
+
+def _train(config: Config) -> None:
+    """One run, and what it reaches on the split that nothing is tuned on."""
+    run = fit(config)
+    if has_split(config.data, SPLIT):
+        keep_test(run, RunFolder(run.path))
+
+
+def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
+    """How many runs are missing, how long they take, and what so many seeds can see."""
+    seconds = sum(_seconds(config) for _, config in missing)
+    told = (
+        f"{plan.name} against {plan.baseline}: {len(missing)} of {2 * plan.seeds} runs are missing,"
+        f" about {duration(seconds)}"
+    )
+    spread = _kept_spread(plan)
+    if spread is None:
+        return f"{told}; no kept study of preset {plan.preset} tells how far runs spread"
+    seen = detectable_difference(spread, plan.seeds) if plan.seeds > 1 else float("inf")
+    return (
+        f"{told}; {plan.seeds} seeds would see a difference of {seen:.3f} AP with a chance of 80 %"
+        f" (pairs of the kept study spread by {spread:.3f})"
+    )
+
+
+def _seconds(config: Config) -> float:
+    """What a run of this config will take: as a finished one of it took, else by a few steps."""
+    pattern = f"{config.preset_name}-{config.model.variant}-s*"
+    for path in sorted((project_root() / "runs").glob(pattern)):
+        folder = RunFolder(path)
+        taken = folder.read_provenance().get("wall_time_s")
+        settings = folder.read_config() if folder.config_path.exists() else {}
+        same = settings.get("train", {}).get("epochs") == config.train.epochs
+        if taken and same and is_over(folder.read_log(), settings["train"]):
+            return taken
+    about = resolved(config, 1)
+    steps = len(open_split(about.data, about.data.train_split)) // about.train.global_batch(1)
+    return seconds_per_step(config, TIMED_STEPS) * steps * about.train.epochs
+
+
+def _kept_spread(plan: Plan) -> float | None:
+    """How far paired differences of the kept study spread, in the median over its entries."""
+    kept = sorted((project_root() / "data" / "study" / plan.preset).glob("*/"))
+    try:
+        spreads = verdicts(kept).table["difference_spread"].dropna()
+    except ValueError:
+        return None
+    return float(spreads.median()) if len(spreads) else None
+
+
+def _tuned(plan: Plan) -> dict[str, float]:
+    """The factor of the preset's rate that serves each side best on seeds not judged."""
+    return {entry: _best_factor(plan, entry) for entry in (plan.baseline, plan.name)}
+
+
+def _best_factor(plan: Plan, entry: str) -> float:
+    """By mean validation AP; further outwards while the best lies at an edge."""
+    reached: dict[float, float] = {}
+    factors = list(FACTORS)
+    while True:
+        for factor in factors:
+            if factor not in reached:
+                print(f"{entry}: trying {factor:g} times the preset's rate", flush=True)
+                reached[factor] = float(np.mean([_trial(plan, entry, factor, s) for s in TRIALS]))
+        best = max(reached, key=reached.get)
+        if best == min(reached):
+            factors = [best / 2]
+        elif best == max(reached):
+            factors = [best * 2]
+        else:
+            return best
+
+
+def _trial(plan: Plan, entry: str, factor: float, seed: int) -> float:
+    """Validation AP at the end of a trial; 0 where it diverges."""
+    try:
+        return float(fit(plan.config(entry, seed, factor)).log["AP"].iloc[-1])
+    except TrainingDiverged:
+        return 0.0
+
+
+def _judged(plan: Plan) -> Judgement:
+    """What the finished runs say, once they are as many as planned."""
+    there = [(entry, config) for entry, config in _runs(plan) if _is_there(plan, config)]
+    records = []
+    for entry, config in there:
+        (record,) = read_records([_place(plan, config).path])
+        records.append(replace(record, name=f"{entry}-s{config.train.seed}"))
+    if len(there) < 2 * plan.seeds:
+        return Judgement(plan, tuple(records))
+    found = verdicts(records, plan.baseline)
+    differences = (found.values[plan.name] - found.values[plan.baseline]).dropna()
+    ruling = rule(differences.to_numpy(), level=LEVEL / len(plan.looks))
+    return Judgement(plan, tuple(records), ruling, found)

@@ -1,0 +1,76 @@
+"""The rule: golden p values, each verdict by hand, and simulated studies that it must judge."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from detrnb.compare.ruling import DELTA, pairs_needed, rule
+
+SPREAD = np.array([-1.5, -0.5, 0.0, 0.5, 1.5, 0.0])  # mean 0
+
+
+def test_p_values_are_scipys():
+    differences = 0.012 + 0.01 * SPREAD
+    found = rule(differences)
+    assert found.p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-12)
+    below = stats.ttest_1samp(differences, DELTA, alternative="less").pvalue
+    above = stats.ttest_1samp(differences, -DELTA, alternative="greater").pvalue
+    assert found.p_within == pytest.approx(max(below, above), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "mean, spread, verdict, within",
+    [
+        (0.05, 0.01, "better", False),
+        (-0.05, 0.01, "worse", False),
+        (0.005, 0.002, "better", True),  # by less than it matters
+        (-0.005, 0.002, "worse", True),
+        (0.001, 0.005, "equivalent", True),
+        (0.01, 0.03, "cannot tell", False),
+    ],
+)
+def test_each_verdict_follows_from_two_tests(mean, spread, verdict, within):
+    found = rule(mean + spread * SPREAD)
+    assert (found.verdict, found.within) == (verdict, within)
+    assert (found.needed is not None) == (verdict == "cannot tell")
+    assert str(found).startswith(verdict)
+    assert ("less than it matters" in str(found)) == (within and verdict != "equivalent")
+
+
+def test_few_pairs_are_described_and_none_refused():
+    assert rule(0.05 + 0.001 * SPREAD[:4]).verdict == "described"
+    assert rule(np.array([0.3])).verdict == "described"
+    with pytest.raises(ValueError, match="share no seed"):
+        rule(np.array([]))
+
+
+def test_adjusted_p_and_a_second_look_decide():
+    differences = 0.012 + 0.01 * SPREAD
+    own = rule(differences).p
+    assert 0.025 < own < 0.05
+    assert rule(differences).verdict == "better"
+    assert rule(differences, p=2 * own).verdict != "better"
+    assert rule(differences, level=0.025).verdict != "better"
+
+
+def test_differences_without_spread_are_certain():
+    assert rule(np.full(6, 0.03)).verdict == "better"
+    assert rule(np.zeros(6)).verdict == "equivalent"
+
+
+@pytest.mark.parametrize("true, wrong", [(0.0, ("better", "worse")), (DELTA, ("equivalent",))])
+def test_wrong_verdicts_are_rare(true, wrong):
+    rng = np.random.default_rng(0)
+    studies = rng.normal(true, 0.02, size=(2000, 8))
+    found = [rule(study).verdict for study in studies]
+    assert sum(verdict in wrong for verdict in found) / len(found) < 0.065
+
+
+def test_pairs_needed_reach_a_verdict_as_often_as_promised():
+    rng = np.random.default_rng(0)
+    pairs = pairs_needed(0.02)
+    none = [rule(study) for study in rng.normal(0, 0.02, size=(1000, pairs))]
+    some = [rule(study) for study in rng.normal(DELTA, 0.02, size=(1000, pairs))]
+    assert np.mean([found.within for found in none]) > 0.77
+    assert np.mean([found.verdict == "better" for found in some]) > 0.77
+    assert pairs_needed(0.04) > pairs > 5
