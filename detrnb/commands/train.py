@@ -62,7 +62,6 @@ def train(
 
     \b
       detrnb train --preset toy --variant svd_split train.epochs=3
-      detrnb train --preset toy --variants my_idea.py --variant my_idea
       torchrun --nproc-per-node 8 -m detrnb train --preset coco data.path=data/coco
       detrnb train --replay runs/mine/nonfinite.pt
 

@@ -1,11 +1,20 @@
 """Recorded attention has its shapes, sums to 1, changes no output and leaves nothing behind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from features import features_and_mask
 
-from detrnb import Config, build_detr
-from detrnb.look.recording import attention_names, attention_of, record_attention
+from detrnb import VARIANTS, Config, Variant, build_detr, register
+from detrnb.datasets import EvalTransform
+from detrnb.look import Subject, object_shares
+from detrnb.look.recording import (
+    attention_names,
+    attention_of,
+    record_attention,
+    unrecorded_names,
+)
 from detrnb.settings import combinations
 from detrnb.variants.svd_split import BAND
 
@@ -149,3 +158,86 @@ def test_attention_of_images_is_that_of_their_forward_pass():
     assert maps.shape == (4, 16, 4, 6) and not maps.requires_grad
     alone = attention_of(model, images[1:], ["decoder.2.cross"]).maps("decoder.2.cross")
     torch.testing.assert_close(maps, alone, atol=1e-5, rtol=1e-4)
+
+
+class Sampling(torch.nn.Module):
+    """Looks at two points a query and says where; stands for deformable attention."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.record, self.recorded = False, {}
+
+    def forward(self, content, position, anchors, memory, pos, padding_mask, grid):
+        if self.record:
+            # The centre of the first cell, and the corner where the first four cells meet.
+            H, W = grid
+            points = torch.tensor([[0.5 / W, 0.5 / H], [1 / W, 1 / H]])
+            B, Q = content.shape[:2]
+            self.recorded = {
+                "points": points.expand(B, 1, Q, 2, 2),
+                "weights": torch.tensor([0.6, 0.4]).expand(B, 1, Q, 2),
+            }
+        return content
+
+
+class Mix(torch.nn.Module):
+    """Attends without anything to look at."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+
+    def forward(self, x, pos, padding_mask, grid):
+        return x
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """A model whose attentions are no `MultiheadAttention`."""
+    before = dict(VARIANTS)
+    parts = {"encoder_attention": Mix, "decoder_cross_attention": Sampling}
+    register(Variant("foreign", parts))
+    yield model_of("foreign")
+    VARIANTS.clear()
+    VARIANTS.update(before)
+
+
+@torch.no_grad()
+def test_points_become_the_weights_of_the_cells_they_sample(foreign):
+    features, mask = features_and_mask()
+    with record_attention(foreign, ["decoder.0.cross"]) as recording:
+        foreign(None, mask, features=features)
+    (cells,) = recording.maps("decoder.0.cross")
+    assert cells.shape == (16, 6, 8)
+    torch.testing.assert_close(cells[0, :2, :2], torch.tensor([[0.7, 0.1], [0.1, 0.1]]))
+    torch.testing.assert_close(cells.sum((-2, -1)), torch.ones(16))
+
+
+@torch.no_grad()
+def test_what_cannot_be_recorded_is_named_and_the_rest_is_shown(foreign):
+    config = Config.preset("smoke", variant="foreign")
+    subject = Subject("foreign", foreign, config, ("a", "b", "c", "d"), None, EvalTransform(64, 96))
+    images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    recording = attention_of(foreign, images)
+    assert recording.missing == ("encoder.0.self", "encoder.1.self", "encoder.2.self")
+    assert unrecorded_names(foreign) == recording.missing
+    view = replace_stored(subject, images[0]).look(0)
+    assert view.title.endswith("cannot be recorded: encoder self 1, 2, 3")
+    assert set(view.kinds) == {"decoder self", "decoder cross"}
+    assert set(object_shares(view, 0.0)["attention"]) <= set(view.kinds)
+    with pytest.raises(ValueError, match="no attention encoder.0.self; this model has decoder.0"):
+        attention_of(foreign, images, ["encoder.0.self"])
+
+
+def replace_stored(subject: Subject, image: torch.Tensor) -> Subject:
+    """The subject with one image for a data set."""
+
+    class Stored:
+        image_ids = (1,)
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> tuple:
+            return image, {}
+
+    return replace(subject, dataset=Stored())

@@ -13,6 +13,7 @@ from detrnb.model.backbone import (
     Backbone,
     PositionEmbeddingSine,
     _packaged_state,
+    embed_points,
     load_backbone_weights,
 )
 
@@ -158,3 +159,12 @@ def test_imagenet_weights_that_torch_hub_has_only_in_part_are_refused(monkeypatc
     backbone = Backbone("resnet18", 32, dilation=False, trainable=True)
     with pytest.raises(ValueError, match=r"resnet18-f37072fd\.pth is not .*: its SHA-256 begins"):
         load_backbone_weights(backbone, "resnet18", "imagenet")
+
+
+def test_points_are_embedded_as_cells_are():
+    mask = torch.zeros(1, 3, 5, dtype=torch.bool)
+    cells = PositionEmbeddingSine(16, 20.0)(mask)[0].permute(1, 2, 0)
+    row, column = torch.meshgrid(torch.arange(1, 4) / 3, torch.arange(1, 6) / 5, indexing="ij")
+    points = torch.stack([column, row], -1)  # x then y
+    torch.testing.assert_close(embed_points(points, 16, 20.0), cells, atol=1e-5, rtol=0)
+    assert embed_points(points.double(), 16, 20.0).dtype == torch.float64
