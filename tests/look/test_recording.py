@@ -44,7 +44,11 @@ def test_maps_are_an_images_without_padding_and_outputs_stay(name):
             shapes = [tuple(x.shape) for x in maps]
             assert shapes == [(N, H, W, H, W), (N, Q, Q), (N, Q, H, W)]
             for x, rows in zip(maps, ((N, H * W), (N, Q), (N, Q)), strict=True):
-                torch.testing.assert_close(x.reshape(*rows, -1).sum(-1), torch.ones(rows))
+                sums = x.reshape(*rows, -1).sum(-1)
+                if "deformable" in name:  # points outside the map, or on padding, take nothing
+                    assert (sums <= 1 + 1e-5).all()
+                else:
+                    torch.testing.assert_close(sums, torch.ones(rows))
     assert not any(module.record or module.recorded for module in attention_names(model).values())
 
 

@@ -191,7 +191,11 @@ def test_forward_and_losses_stay_on_the_models_device(preset, variant):
             mask = torch.zeros(2, 128, 160, dtype=torch.bool)
             pixels = torch.zeros(2, 3, 128, 160, dtype=torch.uint8)
             targets = [
-                {"labels": torch.zeros(n, dtype=torch.int64), "boxes": torch.zeros(n, 4)}
+                {
+                    "labels": torch.zeros(n, dtype=torch.int64),
+                    "boxes": torch.zeros(n, 4),
+                    "draws": n,
+                }
                 for n in (2, 0)
             ]
         outputs = model(model.normalize(pixels, mask), mask, targets=targets)
