@@ -16,13 +16,13 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(detrnb.__file__).parents[1])}
 
 
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])
-def test_help_shows_two_examples(name, capsys):
+def test_help_shows_two_examples_or_more(name, capsys):
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     examples = [
         line for line in shown.splitlines() if line.startswith("    ") and "detrnb " in line
     ]
-    assert len(examples) == 2, shown
+    assert len(examples) >= 2, shown
     assert all(f"detrnb {name}" in line for line in examples)
 
 
