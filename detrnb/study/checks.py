@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from detrnb.checkpoints import read_checkpoint
 from detrnb.exchange import onnx_bytes
 from detrnb.look import record_attention
 from detrnb.loss import Targets
@@ -262,10 +263,11 @@ def equal_twice(bench: Bench) -> str:
 @torch.no_grad()
 def state_dict(bench: Bench) -> str:
     """Saved and loaded into a model of another seed, it computes the same."""
-    model, other, file = bench.stirred().eval(), bench.built(seed=5).eval(), io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
+    model, other = bench.stirred().eval(), bench.built(seed=5).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pt"
+        torch.save(model.state_dict(), path)
+        other.load_state_dict(read_checkpoint(path))
     for name in OUTPUTS:
         found, expected = (bench.passed(m)[0][name] for m in (other, model))
         if not torch.equal(found, expected):

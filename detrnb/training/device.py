@@ -1,5 +1,6 @@
 """Where a model runs: device, precision, processes, memory."""
 
+import copy
 import math
 import os
 import pickle
@@ -56,7 +57,8 @@ def _portable(error: Exception) -> Exception:
     One that does not would leave the others with an error of pickle's, or waiting.
     """
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.dumps(error)
+        copy.copy(error)  # makes it anew, as the process that receives it does
     except Exception:
         return ValueError(f"{type(error).__name__}: {error}")
     return error

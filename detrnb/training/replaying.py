@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from detrnb.checkpoints import read_checkpoint
 from detrnb.datasets import Batch
 from detrnb.loss import NonFiniteError
 from detrnb.model import DETR, build_criterion, build_detr
@@ -52,11 +53,9 @@ def replay(file: Path) -> str:
 def _read(file: Path) -> dict:
     """What the file holds."""
     try:
-        kept = torch.load(file, map_location="cpu", weights_only=True)
+        kept = read_checkpoint(Path(file))
     except FileNotFoundError:
         raise ValueError(f"{file} not found; expected a run's nonfinite.pt") from None
-    except Exception as error:  # torch says in many ways that a file is not its own
-        raise ValueError(f"{file} cannot be read; expected a run's nonfinite.pt") from error
     if not isinstance(kept, dict) or not kept.keys() >= _KEPT:
         raise ValueError(f"{file} holds no step to replay; expected a run's nonfinite.pt")
     return kept

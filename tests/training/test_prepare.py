@@ -113,4 +113,4 @@ def test_kept_features_that_are_cut_short_are_computed_anew(capsys):
     file.write_bytes(file.read_bytes()[:-100])
     again = compute_features(dataset, encode, kept=file)
     assert torch.equal(again.features, whole.features)
-    assert "f.pt cannot be read" in capsys.readouterr().out
+    assert "f.pt is cut off" in capsys.readouterr().out
