@@ -18,7 +18,8 @@ from detrnb.look.recording import (
 from detrnb.settings import combinations
 from detrnb.variants.svd_split import BAND
 
-each_model = pytest.mark.parametrize("name", ["detr", *combinations()])
+SINGLE = [name for name in combinations() if "+" not in name]
+each_model = pytest.mark.parametrize("name", ["detr", *SINGLE, "adaptive_res+svd_split"])
 
 
 def model_of(name: str):

@@ -17,6 +17,9 @@ SINGLE = [name for name in NAMES if "+" not in name]
 # What an entry's `heads` starts, by the beginning of its name.
 HEADS = {"box": "bbox_embed.layers.2", "class_bias": "class_embed.bias"}
 each_variant = pytest.mark.parametrize("name", NAMES)
+# What is asked of each alone, and of joins of two that both add parameters; `check_variant` asks
+# the rest of all joins.
+each_alone = pytest.mark.parametrize("name", [*SINGLE, "adaptive_res+svd_split"])
 
 
 def test_pairs_of_encoder_and_attention_are_legal_and_others_not():
@@ -60,7 +63,7 @@ def test_one_seed_gives_the_baselines_weights_to_all_shared_parts(name):
     assert any(key.startswith("transformer.decoder") for key in shared)
 
 
-@pytest.mark.parametrize("name", [*SINGLE, "adaptive_res+svd_split"])
+@each_alone
 def test_run_is_rebuilt_from_its_folder_with_the_history_of_what_it_adds(
     name, tmp_path, monkeypatch
 ):
@@ -93,7 +96,7 @@ def official(tmp_path_factory):
     return path
 
 
-@each_variant
+@each_alone
 def test_official_weights_load_and_what_is_new_is_named(name, official):
     model = build_detr(Config.preset("coco", variant=name).model).eval()
     loaded = load_weights(model, official)
