@@ -18,7 +18,13 @@ from detrnb.plots.charts import (
     plot_scaling,
 )
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
-from detrnb.plots.studies import plot_cost, plot_forest, plot_paired_curves, plot_seed_curves
+from detrnb.plots.studies import (
+    plot_cost,
+    plot_forest,
+    plot_paired_curves,
+    plot_rates,
+    plot_seed_curves,
+)
 from detrnb.plots.style import variant_colour
 from detrnb.plots.variants import plot_layer_weights, plot_spectrum
 
@@ -38,6 +44,7 @@ __all__ = [
     "plot_paired_curves",
     "plot_per_class",
     "plot_query_attention",
+    "plot_rates",
     "plot_scaling",
     "plot_seed_curves",
     "plot_spectrum",

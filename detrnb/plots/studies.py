@@ -124,6 +124,49 @@ def plot_forest(table: pd.DataFrame, metric: str) -> Figure:
 
 
 @STYLE
+def plot_rates(
+    curves: Mapping[str, Mapping[float, pd.Series]], baseline: str, metric: str
+) -> Figure:
+    """How runs learn at several learning rates: one panel an entry, the baseline's in each, grey.
+
+    Args:
+        curves: By entry and factor of the learning rate, the metric by epoch, counted from 1.
+        baseline: the entry that all panels show.
+        metric: For the axis, such as ``validation AP``.
+    """
+    entries = [entry for entry in curves if entry != baseline]
+    columns = min(4, max(1, len(entries)))
+    rows = max(1, -(-len(entries) // columns))
+    figure, axes = panels(rows, columns, width=2.5 * columns + 0.4, height=2.2 * rows + 0.4)
+    colours = colours_of_labels(curves)
+    factors = sorted({factor for runs in curves.values() for factor in runs})
+    looks = {
+        factor: {"linestyle": line, "marker": mark, "markersize": 3.5}
+        for factor, line, mark in zip(factors, ("-", "--", ":", "-."), "os^D", strict=False)
+    }
+    for ax, entry in zip(axes.flat, entries, strict=False):
+        for name in (baseline, entry):
+            for factor, values in curves.get(name, {}).items():
+                ax.plot(values, color=colours[name], **looks[factor])
+        ax.set_title(entry, loc="left")
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    top = max(values.max() for runs in curves.values() for values in runs.values())
+    for ax in axes.flat:
+        ax.set_ylim(0, 1.05 * top)
+    for ax in axes.flat[len(entries) :]:
+        ax.set_visible(False)
+    figure.supylabel(metric, fontsize=9)
+    handles = [
+        Line2D([], [], color=INK, label=f"{factor:g} times the rate", **look)
+        for factor, look in looks.items()
+    ]
+    handles.append(Line2D([], [], color=colours[baseline], label=f"grey: {baseline}"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+    return figure
+
+
+@STYLE
 def plot_cost(values: pd.DataFrame, seconds: pd.DataFrame, metric: str) -> Figure:
     """What is reached against the time it took: each run small, the medians of entries large.
 

@@ -112,3 +112,20 @@ def test_cost_shows_runs_and_medians_in_minutes():
     assert median.get_xdata() == [2.0]
     assert median.get_ydata() == pytest.approx([values()["detr"].median()])
     assert ax.get_ylabel() == "AP on test2017" and len(ax.lines) == 8
+
+
+def test_rates_show_each_entry_beside_the_baseline():
+    curves = {
+        name: {f: pd.Series([0.1, ap * f], index=[1, 2]) for f in (1, 2)}
+        for name, ap in (("detr", 0.2), ("conditional", 0.3), ("rope", 0.1))
+    }
+    figure = plots.plot_rates(curves, "detr", "validation AP")
+    assert [ax.get_title("left") for ax in figure.axes] == ["conditional", "rope"]
+    for ax, top in zip(figure.axes, (0.3, 0.1), strict=True):
+        ends = [line.get_ydata()[-1] for line in ax.lines]
+        assert ends == pytest.approx([0.2, 0.4, top, 2 * top])
+        dashes = [line.get_linestyle() for line in ax.lines]
+        assert dashes == ["-", "--", "-", "--"]
+        assert ax.lines[0].get_color() == ax.lines[1].get_color() == VARIANT_COLOURS["detr"]
+        assert ax.lines[2].get_color() != VARIANT_COLOURS["detr"]
+        assert ax.get_ylim()[1] > 0.6  # all panels show the largest of all
