@@ -15,8 +15,8 @@ from detrnb.study.checks import OUTPUTS, Fault, check, near
 @check("builds", "make it with sizes asked for by name and options after '*' (model/parts.py)")
 def builds(bench: Bench) -> str:
     """In small sizes."""
-    count = sum(p.numel() for p in bench.built().parameters())
-    return f"{count:,} parameters in small sizes"
+    count = sum(p.numel() for p in bench.built().parameters() if p.requires_grad)
+    return f"{count:,} parameters train in small sizes"
 
 
 @check("options", "give the entry exactly the keyword-only parameters of its classes")
