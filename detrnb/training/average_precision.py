@@ -183,7 +183,7 @@ def _curve(right: np.ndarray, wrong: np.ndarray, wanted: int) -> np.ndarray:
     """
     highest = right / (wrong + right + _SPACING)
     highest = np.maximum.accumulate(highest[::-1], axis=0)[::-1]
-    needed = np.searchsorted(np.arange(wanted + 1) / wanted, RECALLS).clip(1)
+    needed = np.searchsorted(np.arange(wanted + 1) / wanted, RECALLS)
     curve = np.zeros((len(IOUS), len(RECALLS)))
     for t, found in enumerate(right.T):
         at = np.searchsorted(found, needed)
