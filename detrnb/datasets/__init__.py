@@ -1,6 +1,7 @@
 """Data sets in COCO layout: made, read, checked, transformed, put into batches."""
 
 from detrnb.datasets.annotations import (
+    Annotations,
     Classes,
     category_difference,
     class_names,
@@ -24,6 +25,7 @@ from detrnb.datasets.toy import photographs_of
 from detrnb.datasets.transforms import EvalTransform, TrainTransform, resize_shape
 
 __all__ = [
+    "Annotations",
     "Batch",
     "Classes",
     "CocoDataset",

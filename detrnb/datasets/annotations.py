@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from detrnb.datasets import fields
-from detrnb.datasets.fields import NO_ID, Fields
+from detrnb.datasets.fields import Fields
 from detrnb.datasets.json_lists import json_lists
 
 SHOWN = 3  # examples of one kind of fault
@@ -68,39 +68,10 @@ class Annotations:
     malformed: Mapping[str, Examples]
     merged: Examples
 
-    def as_coco(self) -> dict[str, list[dict]]:
-        """What was read as the content of a COCO file, for tools that measure by one.
-
-        What the file leaves out is filled in: `iscrowd` 0, `area` width times height, and ids
-        from 1 where one is missing, repeated or 0 (COCO's own tool takes an annotation of id 0 for
-        unmatched). An image of unknown size has none.
-        """
-        ids = self.ids
-        if len(np.unique(ids)) < len(ids) or np.isin(ids, (0, NO_ID)).any():
-            ids = np.arange(1, len(ids) + 1)
-        areas = np.where(np.isnan(self.areas), self.boxes_xywh[:, 2:].prod(1), self.areas)
-        boxes = {
-            "id": ids,
-            "image_id": self.of_image,
-            "category_id": self.of_category,
-            "bbox": self.boxes_xywh,
-            "area": areas,
-            "iscrowd": self.crowd.astype(int),
-        }
-        images = [
-            {"id": i, "file_name": name.decode()}
-            for i, name in zip(self.image_ids.tolist(), self.file_names, strict=True)
-        ]
-        for at in np.flatnonzero(~np.isnan(self.image_sizes).any(1)).tolist():
-            images[at]["width"], images[at]["height"] = self.image_sizes[at].tolist()
-        return {
-            "images": images,
-            "annotations": [
-                dict(zip(boxes, row, strict=True))
-                for row in zip(*(column.tolist() for column in boxes.values()), strict=True)
-            ],
-            "categories": [{"id": i, "name": name} for i, name in self.categories],
-        }
+    @property
+    def object_areas(self) -> np.ndarray:
+        """(m,) float64: areas as the file has them, width times height where it has none."""
+        return np.where(np.isnan(self.areas), self.boxes_xywh[:, 2:].prod(1), self.areas)
 
 
 def known_size(size: np.ndarray) -> tuple[float, float] | None:

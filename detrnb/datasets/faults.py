@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrnb.datasets.annotations import NO_ID, SHOWN, Annotations
+from detrnb.datasets.annotations import SHOWN, Annotations
+from detrnb.datasets.fields import NO_ID
 
 # Kind -> what to do.
 ERRORS = {

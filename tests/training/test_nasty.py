@@ -1,7 +1,5 @@
 """Invariants of training and evaluation, on the nasty model and data set (tests/nasty.py)."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -9,8 +7,7 @@ import nasty
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from by_pycocotools import by_pycocotools
 
 from detrnb import fit, load_run, open_split
 from detrnb.boxes import cxcywh_to_xyxy, generalized_box_iou
@@ -237,23 +234,11 @@ def test_ap_is_that_of_pycocotools_on_the_file():
     """Of the detections as a file of results, against the annotations as they are on disk."""
     run = load_run("runs/whole")
     found = run.evaluate()
-    results = []
-    for image_id, one in found.detections.items():
-        for score, category, (x0, y0, x1, y1) in zip(
-            one["scores"].tolist(), one["category_ids"].tolist(), one["boxes"].tolist(), strict=True
-        ):
-            bbox = [x0, y0, x1 - x0, y1 - y0]
-            entry = {"image_id": image_id, "category_id": category, "bbox": bbox, "score": score}
-            results.append(entry)
-    assert {entry["category_id"] for entry in results} <= set(nasty.CATEGORIES)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO("data/nasty/annotations/instances_val2017.json")
-        measured = COCOeval(truth, truth.loadRes(results), "bbox")
-        measured.evaluate()
-        measured.accumulate()
-        measured.summarize()
-    assert found.metrics.stats == pytest.approx(measured.stats.tolist(), abs=1e-6)
-    assert found.metrics.stats == pytest.approx(log_of("whole")[-1]["test_coco_eval_bbox"])
+    file = Path("data/nasty/annotations/instances_val2017.json")
+    assert found.metrics == by_pycocotools(file, found.detections)
+    detected = {i for one in found.detections.values() for i in one["category_ids"].tolist()}
+    assert detected <= set(nasty.CATEGORIES)
+    assert found.metrics.stats == log_of("whole")[-1]["test_coco_eval_bbox"]
     assert set(found.metrics.per_class) == set(nasty.CATEGORIES.values())
 
 
