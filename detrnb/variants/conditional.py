@@ -171,7 +171,11 @@ class ConditionalDecoder(nn.Module):
                 anchors = self.ref_point_head(at_least_float32(position))
         place, hidden = self.embed(anchors[..., :2].sigmoid()), []
         for i, layer in enumerate(self.layers):
-            sine = place if i == 0 else place * self.query_scale(x)
+            sine = self.scaled(place, x, i)
             x = layer(x, position, sine, queries.blocked, memory, pos, padding_mask)
             hidden.append(self.norm(x))
         return torch.stack(hidden), [anchors] * len(hidden)
+
+    def scaled(self, place: Tensor, content: Tensor, layer: int) -> Tensor:
+        """λ(content) ⊙ place (B, Q', D), where λ is 1 in the first layer."""
+        return place if layer == 0 else place * self.query_scale(content)
