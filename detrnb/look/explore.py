@@ -192,10 +192,12 @@ class AttentionExplorer:
         if kind == ANCHORS:
             return self._plot_anchors()
         name, head = view.kinds[kind][self.layer.value - 1], self.head.value - 1
-        title = f"{view.title}\n{kind}, layer {layer_of(name)}, head {self.head.value}"
         boxes, samples = view.detections["boxes"], view.samples(name)
-        if samples:
-            title += "; dots: what is sampled, by weight"
+        anchors = view.anchors if kind == "decoder cross" else None
+        legend = ["dots: what is sampled, by weight"] if samples else []
+        legend += [] if anchors is None else ["white: the anchor"]
+        shown = f"{kind}, layer {layer_of(name)}, head {self.head.value}"
+        title = "\n".join(filter(None, (view.title, shown, "; ".join(legend))))
         if kind == "encoder self":
             point = self.row.value, self.column.value
             parts = {x: view.maps(name, x)[head][point] for x in view.recording.parts(name)}
@@ -209,15 +211,15 @@ class AttentionExplorer:
             )
         maps = view.maps(name)[head]
         if kind == "decoder cross":
-            shown, anchors = f"query {query}", view.anchors
+            panel = f"query {query}"
             return plot_cross_attention(
                 view.image,
-                {shown: maps[query]},
+                {panel: maps[query]},
                 boxes[[view.queries(0)[query]]],
                 names=[self.query.label],
                 anchors=() if anchors is None else anchors[layer_of(name) - 1, [query]],
-                samples=samples and {shown: [x[head, query] for x in samples]},
-                title=title + ("" if anchors is None else "; white: the anchor"),
+                samples=samples and {panel: [x[head, query] for x in samples]},
+                title=title,
             )
         found = self._found(self.threshold.value)
         return plot_query_attention({"": maps}, found, query=query, title=title)

@@ -44,7 +44,9 @@ def plot_anchors(
     unknown = [query for query in boxes_xyxy if not 0 <= query < count]
     if unknown:
         raise ValueError(f"no anchor of query {unknown[0]}; there are {count}, from 0")
-    figure, (first, *axes) = _bare_axes(picture.shape, len(layers), columns, title, with_image=True)
+    figure, (first, *axes) = _bare_axes(
+        picture.shape, len(layers), columns, title, with_image=True, with_bar=False
+    )
     _show(first, picture)
     colours = {q: OBJECT_COLOURS[i % len(OBJECT_COLOURS)] for i, q in enumerate(boxes_xyxy)}
     boxes = {query: _array(box) for query, box in boxes_xyxy.items()}

@@ -219,7 +219,13 @@ def _shared_scale(values: Mapping[str, np.ndarray]) -> tuple[Normalize, bool]:
 
 
 def _bare_axes(
-    shape: tuple[int, ...], count: int, columns: int, title: str, *, with_image: bool = False
+    shape: tuple[int, ...],
+    count: int,
+    columns: int,
+    title: str,
+    *,
+    with_image: bool = False,
+    with_bar: bool = True,
 ) -> tuple[Figure, list[Axes]]:
     """Axes without ticks for pictures (H, W), row by row; before them one for the image.
 
@@ -228,13 +234,14 @@ def _bare_axes(
 
     Args:
         with_image: one more, to the left of all, as high as three rows at most.
+        with_bar: whether there is a margin for `_colour_bar`.
     """
     columns = min(columns, count)
     rows = -(-count // columns)
     span = min(rows, 3) if with_image else 0
     width, gap, heading = 1.75, 0.1, 0.27  # inches
     height = width * shape[0] / shape[1]
-    left, right = gap if with_image else 1.0, 0.8  # names of rows, the colour bar
+    left, right = gap if with_image else 1.0, 0.8 if with_bar else 0.0  # names of rows, the bar
     top = 0.02 + 0.18 * len(title.splitlines())
     full_width = left + (span + columns) * (width + gap) + right
     full_height = top + rows * (heading + height) + gap

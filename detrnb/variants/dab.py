@@ -12,10 +12,13 @@ with c' the content that enters the layer. Then a ← a + box head(c), so that e
 relative to its own anchor. The field's names: anchor box, iterative box refinement, width- and
 height-modulated attention.
 
-Bundled all the same: what `conditional` bundles, and the box head at 0. Left out: focal loss and
-300 queries (as for `conditional`), PReLU (ReLU here), the encoder's own scale of positions, and
+Measured there, on COCO with a ResNet-50, with all that is left out here: 42.2 AP after 50 epochs.
+
+Bundled all the same: what `conditional` bundles, and the box head at 0. Left out: focal loss (of
+weight 1 there) and 300 queries, PReLU (ReLU here), the encoder's own scale of positions, and
 temperature 20 for positions (`model.position_temperature`, which queries' sines take too; theirs
-have 10000, a slip by their own word). Their options beyond `main.py`'s defaults: patterns, fixed
+have 10000, a slip by their own word). Without these their checkpoint means nothing here, and does
+not load; the rest computes the same. Their options beyond `main.py`'s defaults: patterns, fixed
 x and y, a box head for each layer.
 
 Kept as the authors have it: the anchor is cut off at 0.001 and 0.999 where something is added to

@@ -145,7 +145,9 @@ def test_what_is_sampled_is_shown_for_the_chosen_head_and_query_or_cell(sampling
     assert np.allclose(dots.get_offsets() + 0.5, points[2, 7], atol=1e-3)
     sizes = dots.get_sizes()
     assert np.allclose(sizes / sizes.sum(), weights[2, 7], atol=1e-5)
-    assert explorer.figure.get_suptitle().endswith("by weight; white: the anchor")
+    assert explorer.figure.get_suptitle().endswith(
+        "\ndots: what is sampled, by weight; white: the anchor"
+    )
     anchor = explorer.figure.axes[1].lines[0].get_xydata()[0]
     assert np.allclose(anchor, view.anchors[1, 7])
     explorer.attention.value = "encoder self"
