@@ -145,7 +145,9 @@ def test_a_head_starts_at_a_number_and_the_box_at_four(heads):
 
 def test_the_source_of_an_entry_is_its_modules():
     """Venue and year, which tables show, are those that the variant's docstring tells."""
-    for variant in filter(None, registry.VARIANTS.values()):
+    for variant in registry.VARIANTS.values():
+        if variant is None or variant.is_own:
+            continue
         modules = {made.split(":")[0] for made in variant.parts.values() if isinstance(made, str)}
         told = " ".join((importlib.import_module(modules.pop()).__doc__ or "").split())
         *_, venue = variant.source.split(", ")
