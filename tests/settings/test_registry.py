@@ -149,6 +149,7 @@ def test_the_source_of_an_entry_is_its_modules():
         if variant is None or variant.is_own:
             continue
         modules = {made.split(":")[0] for made in variant.parts.values() if isinstance(made, str)}
-        told = " ".join((importlib.import_module(modules.pop()).__doc__ or "").split())
+        docs = (importlib.import_module(module).__doc__ or "" for module in modules)
+        told = " ".join(" ".join(docs).split())
         *_, venue = variant.source.split(", ")
         assert venue in told, f"{variant.name}: {variant.source}"
