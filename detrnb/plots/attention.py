@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from detrnb.plots.images import _array, _draw_anchor, _draw_box, _pixels, _show, _tag
 from detrnb.plots.style import OBJECT_COLOURS, STYLE
 
-Samples = Mapping[str, tuple[object, object]]
+_Samples = Mapping[str, tuple[object, object]]  # by map: positions, and their weights
 
 
 @STYLE
@@ -25,7 +25,7 @@ def plot_attention_from_point(
     columns: int = 5,
     *,
     boxes_xyxy: object = (),
-    samples: Samples | None = None,
+    samples: _Samples | None = None,
     title: str = "",
 ) -> Figure:
     """What one position of the feature map attends to: the image with the position, then maps.
@@ -77,7 +77,7 @@ def plot_cross_attention(
     *,
     names: Sequence[str] | None = None,
     anchors: object = (),
-    samples: Samples | None = None,
+    samples: _Samples | None = None,
     title: str = "",
 ) -> Figure:
     """Where queries look, each beside the box it predicts, map and box in one colour.
@@ -178,7 +178,7 @@ def plot_query_attention(
     return figure
 
 
-def _draw_samples(axes: Mapping[str, Axes], samples: Samples | None, picture: np.ndarray) -> None:
+def _draw_samples(axes: Mapping[str, Axes], samples: _Samples | None, picture: np.ndarray) -> None:
     """Dots on the maps of these titles, whose titles tell what does not fit on."""
     unknown = (samples or {}).keys() - axes.keys()
     if unknown:
