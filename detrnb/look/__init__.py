@@ -14,6 +14,7 @@ from detrnb.look.knock_outs import (
 )
 from detrnb.look.recording import (
     Recording,
+    Samples,
     attention_names,
     attention_of,
     record_attention,
@@ -25,6 +26,7 @@ __all__ = [
     "AttentionExplorer",
     "PARTS",
     "Recording",
+    "Samples",
     "Subject",
     "View",
     "against_controls",

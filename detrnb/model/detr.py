@@ -242,8 +242,9 @@ def _start_heads(model: DETR, config: ModelConfig) -> None:
     """Start heads as the variants' entries say."""
     for variant in resolve(config.variant):
         if "box" in variant.heads:
-            for parameter in model.bbox_embed.layers[-1].parameters():
-                parameter.fill_(variant.heads["box"])
+            last = model.bbox_embed.layers[-1]
+            last.weight.zero_()
+            last.bias.copy_(torch.as_tensor(variant.heads["box"]))
         if "class_bias" in variant.heads:
             model.class_embed.bias.fill_(variant.heads["class_bias"])
 

@@ -4,6 +4,7 @@ Boxes are xyxy in pixels. Tensors and arrays are taken alike. Figures are closed
 that a notebook shows each once, where it is the cell's value.
 """
 
+from detrnb.plots.anchors import plot_anchors
 from detrnb.plots.attention import (
     plot_attention_from_point,
     plot_cross_attention,
@@ -29,6 +30,7 @@ from detrnb.plots.style import variant_colour
 from detrnb.plots.variants import plot_layer_weights, plot_spectrum
 
 __all__ = [
+    "plot_anchors",
     "plot_attention_from_point",
     "plot_cross_attention",
     "plot_cost",

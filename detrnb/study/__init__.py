@@ -7,6 +7,7 @@ from detrnb.study.engine import run_study
 from detrnb.study.entries import Entry, plan, study_entries
 from detrnb.study.judgement import Judgement
 from detrnb.study.judging import judge
+from detrnb.study.listing import list_variants, variants_markdown
 
 __all__ = [
     "Checked",
@@ -15,7 +16,9 @@ __all__ = [
     "Outcome",
     "check_variant",
     "judge",
+    "list_variants",
     "plan",
     "run_study",
     "study_entries",
+    "variants_markdown",
 ]

@@ -125,7 +125,9 @@ def test_exported_file_tells_the_meaning_of_another_criterions_logits(tmp_path):
     assert logits.shape == (3, 16, 4)
 
 
-def test_two_processes_train_what_one_trains(project):
+@pytest.fixture(scope="module")
+def in_two(project):
+    """The same folder after two processes have trained there."""
     folder = Path(detrnb.__file__).parents[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     script = str(Path(own_parts.__file__))
@@ -137,13 +139,21 @@ def test_two_processes_train_what_one_trains(project):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    fit(own_parts.config(batch_size=8), name="alone")
-    together, alone = log_of("together"), log_of("alone")
+    return project
+
+
+@pytest.mark.parametrize("name", own_parts.IN_TWO)
+def test_two_processes_train_what_one_trains(in_two, name):
+    """Losses over all groups and given pairs, whose normalisers are summed over the processes."""
+    fit(own_parts.config(name, batch_size=8), name=f"{name}-alone")
+    together, alone = log_of(f"{name}-together"), log_of(f"{name}-alone")
     for ours, theirs in zip(together, alone, strict=True):
         for key, value in theirs.items():
             if key.startswith("train_"):
                 assert ours[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
-    weights = [load_run(f"runs/{name}").model.state_dict() for name in ("together", "alone")]
+    weights = [
+        load_run(f"runs/{name}-{which}").model.state_dict() for which in ("together", "alone")
+    ]
     for key, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][key], rtol=1e-3, atol=1e-5)
 
