@@ -27,7 +27,7 @@ COMPUTING = (
     "boxes.py",
     "loss/*.py",
     "model/*.py",
-    *(f"training/{name}.py" for name in ("global_batch", "loop", "metrics", "prepare")),
+    *(f"training/{name}.py" for name in ("epochs", "global_batch", "loop", "metrics", "prepare")),
     # faults too: `find` there gives each box its image.
     *(
         f"datasets/{name}.py"
