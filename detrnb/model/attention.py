@@ -182,7 +182,7 @@ def given_position(position: Tensor | None, attention: nn.Module) -> Tensor:
 
 def _keys(memory: Tensor, pos: Tensor) -> Tensor:
     """memory + pos, added once for all layers that learn from it, whose gradients meet there."""
-    if not (torch.is_grad_enabled() and memory.requires_grad):
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and memory.requires_grad):
         return memory + pos
     if getattr(memory, "_keys", (None,))[0] is not pos:
         memory._keys = pos, memory + pos

@@ -183,14 +183,16 @@ class PositionEmbeddingSine(nn.Module):
         Returns:
             (B, D, H, W) float32.
         """
-        valid = (~padding_mask).to(torch.float32)
+        alike = padding_mask.stride(0) == 0  # one mask, expanded over the batch
+        valid = (~padding_mask[:1] if alike else ~padding_mask).to(torch.float32)
         halves = []
         for dim in (1, 2):
             count = valid.cumsum(dim)
             last = count.narrow(dim, -1, 1)
             angle = count / (last + 1e-6) * 2 * math.pi
             halves.append(_sines(angle, self.num_features, self.temperature))
-        return torch.cat(halves, dim=3).permute(0, 3, 1, 2)
+        embedded = torch.cat(halves, dim=3).permute(0, 3, 1, 2)
+        return embedded.expand(len(padding_mask), -1, -1, -1)
 
 
 def embed_points(points: Tensor, d_model: int, temperature: float) -> Tensor:

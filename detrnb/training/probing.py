@@ -107,6 +107,8 @@ def preview(ready: Prepared, config: Config, global_batch: int, epochs: int) -> 
     tell(describe(config, *size))
     for caution in cautions(config, *size):
         tell(f"warning: {caution}")
+    if config.train.compile:
+        tell("train.compile: the first steps wait for torch's compiler, for minutes it may be")
     timed = min(PROBED_STEPS, int(steps * PROBED_SHARE))
     if timed:
         found = probe(ready, config, timed)
