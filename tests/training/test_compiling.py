@@ -75,4 +75,5 @@ def test_compiled_run_goes_on_where_it_was_stopped(monkeypatch, capsys):
             fit(config, name="stopped")
     fit(config, name="stopped")
     assert "train.compile: the first steps wait" in capsys.readouterr().out
-    np.testing.assert_array_equal(numbers("stopped"), numbers("detr-True"))
+    # Not to the bit: what is compiled depends on the shapes that were met before.
+    np.testing.assert_allclose(numbers("stopped"), numbers("detr-True"), rtol=1e-5)
