@@ -242,7 +242,8 @@ class PositionEmbeddingSine(nn.Module):
             angle = count / (last + 1e-6) * 2 * math.pi
             halves.append(_sines(angle, self.num_features, self.temperature))
         embedded = torch.cat(halves, dim=3).permute(0, 3, 1, 2)
-        return embedded.expand(len(padding_mask), -1, -1, -1)
+        # Not len(): an export would fix the batch's size.
+        return embedded.expand(padding_mask.shape[0], -1, -1, -1) if alike else embedded
 
 
 def embed_points(points: Tensor, d_model: int, temperature: float) -> Tensor:

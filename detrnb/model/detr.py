@@ -135,7 +135,7 @@ class DETR(nn.Module):
         position_embedding, size = self.backbone[1], features.shape[-2:]
         if padding_mask is None:
             whole = torch.zeros(1, *size, dtype=torch.bool, device=features.device)
-            return None, position_embedding(whole.expand(len(features), -1, -1))
+            return None, position_embedding(whole.expand(features.shape[0], -1, -1))
         # Nearest interpolation keeps cell (0, 0) valid, so no image is wholly masked.
         mask = F.interpolate(padding_mask[:, None].float(), size=size)[:, 0].bool()
         return mask.flatten(1), position_embedding(mask)
