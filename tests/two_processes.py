@@ -73,18 +73,18 @@ def refused(rank: int) -> None:
 
 def interrupted() -> None:
     """A run that breaks off between training and evaluation of its second epoch, and goes on."""
-    evaluate_epoch = engine._evaluate_epoch
+    evaluate_epoch = engine.evaluate_epoch
 
     def dying(ready: object, folder: object, state: dict) -> None:
         if state["epoch"] == 1:
             raise KeyboardInterrupt
         evaluate_epoch(ready, folder, state)
 
-    engine._evaluate_epoch = dying
+    engine.evaluate_epoch = dying
     try:
         fit(config(), name="interrupted")
     except KeyboardInterrupt:
-        engine._evaluate_epoch = evaluate_epoch
+        engine.evaluate_epoch = evaluate_epoch
     fit(config(), name="interrupted")
 
 

@@ -313,7 +313,7 @@ class CocoDataset(Dataset):
         return f"image {self.image_ids[index]} of {self.annotations}: {self._file(index)}"
 
 
-def collate(batch: list[tuple[Tensor, Target]]) -> tuple[Tensor, Tensor, list[Target]]:
+def collate(batch: list[tuple[Tensor, Target]]) -> tuple[Tensor, Tensor | None, list[Target]]:
     """Pad images at the bottom and right to one batch.
 
     Args:
@@ -321,7 +321,7 @@ def collate(batch: list[tuple[Tensor, Target]]) -> tuple[Tensor, Tensor, list[Ta
 
     Returns:
         Images (B, 3, Hmax, Wmax) uint8, zero where padded; padding mask (B, Hmax, Wmax) bool,
-        True on padding; the targets.
+        True on padding, None where nothing is padded; the targets.
     """
     images, targets = zip(*batch, strict=True)
     height = max(image.shape[1] for image in images)
@@ -331,4 +331,6 @@ def collate(batch: list[tuple[Tensor, Target]]) -> tuple[Tensor, Tensor, list[Ta
     for i, image in enumerate(images):
         padded[i, :, : image.shape[1], : image.shape[2]] = image
         padding_mask[i, : image.shape[1], : image.shape[2]] = False
-    return torch.from_numpy(padded), torch.from_numpy(padding_mask), list(targets)
+    # Told here, where looking costs no wait for a device.
+    mask = torch.from_numpy(padding_mask) if padding_mask.any() else None
+    return torch.from_numpy(padded), mask, list(targets)

@@ -16,7 +16,7 @@ from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.coco import CocoDataset, Target, collate
 from detrnb.runs import cpu_count, remove_left_over, write_whole
 
-Batch = tuple[Tensor, Tensor, list[Target]]
+Batch = tuple[Tensor, Tensor | None, list[Target]]
 
 
 class FeatureDataset(Dataset):
@@ -44,26 +44,22 @@ class FeatureDataset(Dataset):
 
 
 def collate_features(batch: list[tuple[Tensor, Target]]) -> Batch:
-    """Features (B, C, h, w), a mask of the images' size without padding, and the targets."""
+    """Features (B, C, h, w), no padding mask, since images are of one size, and the targets."""
     features, targets = zip(*batch, strict=True)
-    height, width = targets[0]["size"]
-    return (
-        torch.stack(features),
-        torch.zeros(len(batch), height, width, dtype=torch.bool),
-        list(targets),
-    )
+    return torch.stack(features), None, list(targets)
 
 
 def compute_features(
     source: CocoDataset,
-    encode: Callable[[Tensor, Tensor], Tensor],
+    encode: Callable[[Tensor, Tensor | None], Tensor],
     batch_size: int = 32,
     kept: Path | None = None,
 ) -> FeatureDataset:
     """Run the backbone once over a data set.
 
     Args:
-        encode: images (B, 3, H, W) uint8 and padding mask (B, H, W) to features (B, C, h, w).
+        encode: images (B, 3, H, W) uint8 and padding mask (B, H, W), None where nothing is padded,
+            to features (B, C, h, w).
         kept: file that holds the features for the next time; taken from it where it exists, made
             anew where it cannot be read. Its name must tell all that they depend on. Targets are
             not in it: what labels depend on is another matter, and reading them is cheap.

@@ -4,7 +4,10 @@ Building reads no file and no network; `load_backbone_weights` fills pretrained 
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import timm
 import torch
@@ -16,6 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from detrnb.checkpoints import fetched, read_checkpoint, read_state
 from detrnb.runs import project_root
 
+T = TypeVar("T")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RESNETS = ("resnet*", "wide_resnet*", "resnext*")
@@ -23,12 +27,57 @@ RESNETS = ("resnet*", "wide_resnet*", "resnext*")
 PACKAGED_WEIGHTS = "tf_efficientnet_lite0"
 
 
-def _folded(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
-    """Convolution and frozen norm as one convolution; gradients reach conv.weight unchanged."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = norm.bias - norm.running_mean * scale
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+class _Folded:
+    """A convolution and its frozen norm as one convolution; gradients reach conv.weight unchanged.
+
+    What was folded is kept until a tensor that it was made of is changed, moved or replaced. Torch
+    counts changes of a tensor, but not those by fused optimizers; so a weight that trains is folded
+    anew in every pass with gradients, which comes before any step. A write through `.data` is not
+    counted either: nothing here can see it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[nn.Module, tuple] = {}
+
+    def __reduce__(self) -> tuple:
+        """A copy folds for itself."""
+        return _Folded, ()
+
+    def __call__(self, x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
+        def scale_and_bias() -> tuple[Tensor, Tensor]:
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            return scale, norm.bias - norm.running_mean * scale
+
+        def weight() -> Tensor:
+            return conv.weight * scale[:, None, None, None]
+
+        statistics = norm.weight, norm.bias, norm.running_mean, norm.running_var
+        scale, bias = self._once(norm, scale_and_bias, statistics)
+        trains = torch.is_grad_enabled() and conv.weight.requires_grad
+        folded = self._once(conv, weight, (conv.weight, *statistics), keep=not trains)
+        return F.conv2d(x, folded, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+    def _once(
+        self,
+        module: nn.Module,
+        make: Callable[[], T],
+        made_of: tuple[Tensor, ...],
+        keep: bool = True,
+    ) -> T:
+        """What `make` gives, or gave for these tensors as they are now."""
+        if torch.compiler.is_compiling():
+            return make()
+        if not keep or any(x.is_inference() for x in made_of):  # whose changes torch never counts
+            self._kept.pop(module, None)
+            return make()
+        # What is made in inference mode cannot be used in training.
+        now = [(id(x), x._version, x.dtype, x.device) for x in made_of]
+        now.append(torch.is_inference_mode_enabled())
+        found = self._kept.get(module)
+        if found is None or found[0] != now:
+            # The tensors too: another would else take the place, and so the id, of one let go.
+            found = self._kept[module] = now, made_of, make()
+        return found[2]
 
 
 class ResNetBody(nn.Module):
@@ -57,20 +106,21 @@ class ResNetBody(nn.Module):
         self.num_channels, self.stride = resnet.fc.in_features, 16 if dilation else 32
         for part in (self.conv1, self.layer1):
             part.requires_grad_(False)
+        self._folded = _Folded()
 
-    @staticmethod
-    def _block(block: nn.Module, x: Tensor) -> Tensor:
+    def _block(self, block: nn.Module, x: Tensor) -> Tensor:
         """One basic or bottleneck block (B, C, H, W) -> (B, C', H', W')."""
-        out = F.relu(_folded(x, block.conv1, block.bn1))
-        out = _folded(out, block.conv2, block.bn2)
+        # In place wherever what is written over is needed by nobody, backward pass included.
+        folded, relu = self._folded, partial(F.relu, inplace=True)
+        out = folded(relu(folded(x, block.conv1, block.bn1)), block.conv2, block.bn2)
         if hasattr(block, "conv3"):
-            out = _folded(F.relu(out), block.conv3, block.bn3)
-        shortcut = x if block.downsample is None else _folded(x, *block.downsample)
-        return F.relu(out + shortcut)
+            out = folded(relu(out), block.conv3, block.bn3)
+        shortcut = x if block.downsample is None else folded(x, *block.downsample)
+        return relu(out.add_(shortcut))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_channels, H/stride, W/stride)."""
-        x = self.maxpool(F.relu(_folded(images, self.conv1, self.bn1)))
+        x = self.maxpool(F.relu(self._folded(images, self.conv1, self.bn1), inplace=True))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in layer:
                 x = self._block(block, x)
@@ -183,14 +233,17 @@ class PositionEmbeddingSine(nn.Module):
         Returns:
             (B, D, H, W) float32.
         """
-        valid = (~padding_mask).to(torch.float32)
+        alike = padding_mask.stride(0) == 0  # one mask, expanded over the batch
+        valid = (~padding_mask[:1] if alike else ~padding_mask).to(torch.float32)
         halves = []
         for dim in (1, 2):
             count = valid.cumsum(dim)
             last = count.narrow(dim, -1, 1)
             angle = count / (last + 1e-6) * 2 * math.pi
             halves.append(_sines(angle, self.num_features, self.temperature))
-        return torch.cat(halves, dim=3).permute(0, 3, 1, 2)
+        embedded = torch.cat(halves, dim=3).permute(0, 3, 1, 2)
+        # Not len(): an export would fix the batch's size.
+        return embedded.expand(padding_mask.shape[0], -1, -1, -1) if alike else embedded
 
 
 def embed_points(points: Tensor, d_model: int, temperature: float) -> Tensor:

@@ -59,6 +59,9 @@ class DETR(nn.Module):
         self.transformer = transformer
         self.class_embed = nn.Linear(d_model, num_logits)
         self.bbox_embed = MLP(d_model, 4)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(backbone.body, name))[:, None, None]
+            self.register_buffer(name, values, persistent=False)
         self.attentions: tuple[str, ...] = ()
         self.rates: dict[str, float] = {}
         self.settings: ModelConfig | None = None
@@ -69,12 +72,11 @@ class DETR(nn.Module):
         self.backbone[0].to(memory_format=torch.channels_last)
         return self
 
-    def normalize(self, images: Tensor, padding_mask: Tensor) -> Tensor:
+    def normalize(self, images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Images (B, 3, H, W) uint8 -> float as the backbone expects; padding becomes 0."""
-        body = self.backbone[0].body
-        mean = torch.tensor(body.mean, device=images.device)[:, None, None]
-        std = torch.tensor(body.std, device=images.device)[:, None, None]
-        normalized = (images.float() / 255 - mean) / std
+        normalized = (images.float() / 255 - self.mean) / self.std
+        if padding_mask is None:
+            return normalized
         return normalized.masked_fill(padding_mask[:, None], 0.0)
 
     def layout(self, targets: Targets | None = None) -> Layout:
@@ -90,7 +92,7 @@ class DETR(nn.Module):
     def forward(
         self,
         images: Tensor | None,
-        padding_mask: Tensor,
+        padding_mask: Tensor | None = None,
         features: Tensor | None = None,
         targets: Targets | None = None,
     ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
@@ -98,7 +100,8 @@ class DETR(nn.Module):
 
         Args:
             images: (B, 3, H, W) float, normalised. None where `features` are given.
-            padding_mask: (B, H, W) bool, True on padding.
+            padding_mask: (B, H, W) bool, True on padding; None where nothing is padded, which then
+                costs nothing.
             features: (B, C, H/stride, W/stride), what the (frozen) backbone made of the images.
             targets: in training, for queries that are made from them; without there are none.
 
@@ -107,17 +110,14 @@ class DETR(nn.Module):
             image, and `aux_outputs`: the same two of every earlier decoder layer. In evaluation Q'
             is Q; C is what the criterion asks for.
         """
-        backbone, position_embedding = self.backbone
         if features is None:
-            features = backbone(images)
-        # Nearest interpolation keeps cell (0, 0) valid, so no image is wholly masked.
-        mask = F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()
+            features = self.backbone[0](images)
         src = self.input_proj(features)
-        pos = position_embedding(mask).to(src.dtype)
+        mask, pos = self._cells(padding_mask, features)
         hidden, anchors = self.transformer(
             src.flatten(2).transpose(1, 2),
-            pos.flatten(2).transpose(1, 2),
-            mask.flatten(1),
+            pos.to(src.dtype).flatten(2).transpose(1, 2),
+            mask,
             tuple(features.shape[-2:]),
             self.query_embed(features.shape[0], self.layout(targets), targets),
             self.box_offsets,
@@ -129,6 +129,16 @@ class DETR(nn.Module):
             for logits, boxes in zip(*heads, strict=True)
         ]
         return {**layers[-1], "aux_outputs": layers[:-1]}
+
+    def _cells(self, padding_mask: Tensor | None, features: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The cells' padding mask (B, S) or None, and their position embedding (B, D, h, w)."""
+        position_embedding, size = self.backbone[1], features.shape[-2:]
+        if padding_mask is None:
+            whole = torch.zeros(1, *size, dtype=torch.bool, device=features.device)
+            return None, position_embedding(whole.expand(features.shape[0], -1, -1))
+        # Nearest interpolation keeps cell (0, 0) valid, so no image is wholly masked.
+        mask = F.interpolate(padding_mask[:, None].float(), size=size)[:, 0].bool()
+        return mask.flatten(1), position_embedding(mask)
 
     def _boxes(self, hidden: Tensor, anchors: list[Tensor] | None) -> Tensor:
         """Boxes (L, B, Q', 4), relative to anchors where there are any."""

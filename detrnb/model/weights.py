@@ -70,7 +70,7 @@ class LoadedWeights:
         return "\n".join((loaded, *self.notes, *self.changes))
 
 
-def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
+def load_weights(model: DETR, origin: str | Path, content: object = None) -> LoadedWeights:
     """Load weights into a model: official ones, a run's, another checkpoint's, a state dict's.
 
     All tensors must be there in the model's shapes, with exceptions. Weights of DETR load into any
@@ -83,6 +83,7 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
     Args:
         origin: a name in `official.OFFICIAL`, or the path of a run folder (its best epoch) or a
             file, from the project's folder.
+        content: of the file, where it was read before.
 
     Raises:
         ValueError: they cannot be had, or do not fit the model; names the first few tensors.
@@ -94,7 +95,7 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
             f"the weights {origin} are of {official.settings_text()}; this model has stride"
             f" {model.backbone[0].body.stride}"
         )
-    state, notes = read_state(_file_of(str(origin)))
+    state, notes = read_state(_file_of(str(origin)), content)
     ours = model.state_dict()
     state, left_out = _without_counters(state, ours)
     adding = {  # modules all of whose own parameters are absent

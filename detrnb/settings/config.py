@@ -116,6 +116,7 @@ class TrainConfig(Section):
     warmup: Share | None = 0.0  # share of all steps in which the rate rises linearly to its peak
     clip_max_norm: Weight = 0.1  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False  # of the model by torch: minutes at the start, for shapes that repeat
     cache_features: bool = False  # of a frozen backbone: computed once, kept in runs/features
     patience: Positive | None = None  # epochs without a better AP that end the run
     # Weights to start from: a name in official.py, or path of a checkpoint or run in the project.

@@ -11,7 +11,7 @@ from detrnb.training.device import (
     seconds_of,
 )
 from detrnb.training.global_batch import TrainingDiverged
-from detrnb.training.loop import Evaluation, evaluate
+from detrnb.training.loop import Evaluation, evaluate, train_one_epoch
 from detrnb.training.metrics import (
     ERROR_KINDS,
     CocoMetrics,
@@ -22,6 +22,7 @@ from detrnb.training.metrics import (
 )
 from detrnb.training.opening import Run, evaluate_split, load_run
 from detrnb.training.origin import code_of, other_code
+from detrnb.training.prepare import build_optimizer
 from detrnb.training.probing import seconds_per_step
 from detrnb.training.progress import duration
 from detrnb.training.replaying import replay
@@ -34,6 +35,7 @@ __all__ = [
     "Run",
     "TrainingDiverged",
     "box_spread",
+    "build_optimizer",
     "code_of",
     "default_device",
     "device_name",
@@ -56,4 +58,5 @@ __all__ = [
     "replay",
     "seconds_of",
     "seconds_per_step",
+    "train_one_epoch",
 ]

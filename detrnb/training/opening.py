@@ -127,7 +127,9 @@ def load_run(
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     weights = folder.last if checkpoint == "last" else folder.best
     try:
-        changes = load_weights(model, weights.absolute()).changes
+        # Where it is missing, `load_weights` says so.
+        kept = read_checkpoint(weights, mmap=True) if weights.is_file() else None
+        changes = load_weights(model, weights.absolute(), kept).changes
     except ValueError as error:
         raise ValueError(f"{error}{_other(folder, checkpoint)}") from None
     if changes:
@@ -135,7 +137,6 @@ def load_run(
             f"{weights} does not hold the model of {folder.config_path} ({'; '.join(changes)}); it"
             f" is of another run{_other(folder, checkpoint)}"
         )
-    kept = read_checkpoint(weights, mmap=True)
     other = [other_code(folder.read_provenance(), code_of(config))]
     other += changed_sources(folder, config)
     if any(other) and processes().is_main_process:
@@ -170,7 +171,7 @@ def read_state_of(folder: RunFolder) -> dict:
         ValueError: it is damaged, or holds something else; says what can be done.
     """
     try:
-        state = read_checkpoint(folder.last)
+        state = read_checkpoint(folder.last, mmap=True)
         lacking = STATE - (state.keys() if isinstance(state, dict) else set())
         if lacking:
             raise ValueError(

@@ -131,6 +131,7 @@ def test_collate_pads_bottom_right_and_masks_padding(root):
     assert not padding_mask[1, :, :32].any() and padding_mask[1, :, 32:].all()
     assert (images[0, :, 30:] == 0).all() and torch.equal(images[0, :, :30], dataset[1][0])
     assert [t["image_id"] for t in targets] == [4, 9]
+    assert collate([dataset[1], dataset[1]])[1] is None  # alike: nothing is padded
 
 
 @pytest.mark.parametrize("key", ["images", "categories", "annotations"])

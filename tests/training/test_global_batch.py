@@ -105,6 +105,32 @@ def test_non_finite_loss_in_an_early_pass_names_its_images():
         train([spoiled, batch((1, 1), 6)], accumulate=2)
 
 
+def test_step_waits_for_the_device_once_beside_each_matching(monkeypatch):
+    """Counted are the ways in which Python reads a tensor; `tolist` is the step's own."""
+    waits = []
+
+    def counting(name: str) -> None:
+        method = getattr(torch.Tensor, name)
+
+        def counted(self, *given, **named):
+            waits.append(name)
+            return method(self, *given, **named)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+
+    for name in (
+        "item",
+        "tolist",
+        "cpu",
+        "nonzero",
+        *(f"__{n}__" for n in ("bool", "float", "int")),
+    ):
+        counting(name)
+    parts = [batch((3, 1), 1), batch((0, 2), 2), batch((2, 0), 3), batch((1, 4), 4)]
+    train(parts, accumulate=2)
+    assert waits[: 2 * 3] == ["cpu", "cpu", "tolist"] * 2
+
+
 @pytest.fixture
 def as_fp16(monkeypatch):
     """accelerate's bookkeeping of fp16, whose arithmetic needs a GPU: that was not run."""

@@ -314,7 +314,7 @@ def test_seeds_differ_in_weights_order_and_dropout():
     assert log_of("seeded")[0]["train_loss"] != log_of("whole")[0]["train_loss"]
 
 
-@pytest.mark.parametrize("where", ["_train_epoch", "_evaluate_epoch"])
+@pytest.mark.parametrize("where", ["train_epoch", "evaluate_epoch"])
 def test_run_that_was_stopped_ends_as_the_unbroken_to_the_bit(where, monkeypatch):
     function = getattr(engine, where)
 
@@ -326,12 +326,12 @@ def test_run_that_was_stopped_ends_as_the_unbroken_to_the_bit(where, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(engine, where, dying)
         with pytest.raises(KeyboardInterrupt):
-            fit(nasty.config(), name=f"stopped{where}")
-    assert len(log_of(f"stopped{where}")) == 1
-    fit(nasty.config(), name=f"stopped{where}")
-    assert log_of(f"stopped{where}") == log_of("whole")
+            fit(nasty.config(), name=f"stopped-{where}")
+    assert len(log_of(f"stopped-{where}")) == 1
+    fit(nasty.config(), name=f"stopped-{where}")
+    assert log_of(f"stopped-{where}") == log_of("whole")
     for checkpoint in ("last", "best"):
-        states = (state_of(name, checkpoint) for name in (f"stopped{where}", "whole"))
+        states = (state_of(name, checkpoint) for name in (f"stopped-{where}", "whole"))
         assert_equal_states(*states)
 
 

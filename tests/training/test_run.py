@@ -124,7 +124,7 @@ def test_run_killed_in_an_epoch_resumes_to_the_log_of_the_unbroken():
 
 def test_run_killed_in_evaluation_evaluates_again_and_loses_no_line(monkeypatch):
     with monkeypatch.context() as patch:
-        _stop_at(patch, "_evaluate_epoch", epoch=1)
+        _stop_at(patch, "evaluate_epoch", epoch=1)
         with pytest.raises(KeyboardInterrupt):
             fit(tiny(), name="unevaluated")
     assert len(log_of("unevaluated")) == 1
@@ -146,7 +146,7 @@ def test_dropout_and_images_resume_to_the_log_of_the_unbroken(monkeypatch):
     config = Config.preset("smoke", overrides=overrides)
     fit(config, name="augmented")
     with monkeypatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
+        _stop_at(patch, "train_epoch", epoch=1)
         with pytest.raises(KeyboardInterrupt):
             fit(config, name="augmented-killed")
     fit(config, name="augmented-killed")
@@ -156,7 +156,7 @@ def test_dropout_and_images_resume_to_the_log_of_the_unbroken(monkeypatch):
 def test_run_goes_on_where_gradients_need_a_scale(monkeypatch):
     """As from a processor, or a GPU with bf16, to one without; its arithmetic aside."""
     with monkeypatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
+        _stop_at(patch, "train_epoch", epoch=1)
         with pytest.raises(KeyboardInterrupt):
             fit(tiny(), name="scaled")
     make = make_accelerator
@@ -320,7 +320,7 @@ def test_init_from_starts_at_a_runs_weights_with_a_fresh_schedule(monkeypatch):
         started.update({k: v.clone() for k, v in ready.model.state_dict().items()})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "_train_epoch", note)
+    monkeypatch.setattr(engine, "train_epoch", note)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny(init_from="runs/unbroken"), name="started")
     expected = load_run("runs/unbroken", checkpoint="best").model.state_dict()
@@ -331,7 +331,7 @@ def test_init_from_starts_at_a_runs_weights_with_a_fresh_schedule(monkeypatch):
 
 def test_nan_in_weights_stops_the_run_naming_step_image_and_tensor(monkeypatch):
     with monkeypatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
+        _stop_at(patch, "train_epoch", epoch=1)
         with pytest.raises(KeyboardInterrupt):
             fit(tiny(), name="diverging")
     state = torch.load("runs/diverging/last.pt", weights_only=True)
@@ -350,11 +350,11 @@ def test_nan_after_the_epoch_keeps_the_last_checkpoint(monkeypatch):
         return {}
 
     with monkeypatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
+        _stop_at(patch, "train_epoch", epoch=1)
         with pytest.raises(KeyboardInterrupt):
             fit(tiny(), name="spoiled")
     before = torch.load("runs/spoiled/last.pt", weights_only=True)
-    monkeypatch.setattr("detrnb.training.run.train_one_epoch", spoiled)
+    monkeypatch.setattr("detrnb.training.epochs.train_one_epoch", spoiled)
     with pytest.raises(TrainingDiverged, match=r"bbox_embed\.layers\.2\.bias .*after epoch 2"):
         fit(tiny(), name="spoiled")
     after = torch.load("runs/spoiled/last.pt", weights_only=True)
@@ -371,7 +371,7 @@ def test_log_and_checkpoint_that_disagree_are_refused():
 def _break_off(config: Config, name: str) -> RunFolder:
     """A run of which the first epoch is there."""
     with pytest.MonkeyPatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
+        _stop_at(patch, "train_epoch", epoch=1)
         with pytest.raises(KeyboardInterrupt):
             fit(config, name=name)
     return RunFolder(f"runs/{name}")
@@ -522,7 +522,7 @@ def test_run_that_is_being_trained_is_refused_and_left_alone():
 
 
 def test_run_that_lost_its_lock_writes_nothing_more(monkeypatch):
-    train_epoch = engine._train_epoch
+    train_epoch = engine.train_epoch
 
     def slow(ready, config, epoch, on_step):
         state = train_epoch(ready, config, epoch, on_step)
@@ -530,7 +530,7 @@ def test_run_that_lost_its_lock_writes_nothing_more(monkeypatch):
             Path("runs/overtaken/lock.json").unlink()
         return state
 
-    monkeypatch.setattr(engine, "_train_epoch", slow)
+    monkeypatch.setattr(engine, "train_epoch", slow)
     with pytest.raises(ValueError, match=r"has lost its lock\.json"):
         fit(tiny(), name="overtaken")
     assert len(log_of("overtaken")) == 1

@@ -70,7 +70,7 @@ def test_losses_follow_from_the_layout_and_are_absent_in_evaluation(name):
 
 @each
 def test_an_interrupted_run_goes_on_to_the_log_of_the_unbroken(name, monkeypatch):
-    train_epoch = engine._train_epoch
+    train_epoch = engine.train_epoch
 
     def dying(ready, config, *rest):
         if (rest if isinstance(rest[0], int) else rest[1:])[0] == 1:
@@ -78,7 +78,7 @@ def test_an_interrupted_run_goes_on_to_the_log_of_the_unbroken(name, monkeypatch
         return train_epoch(ready, config, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_train_epoch", dying)
+        patch.setattr(engine, "train_epoch", dying)
         with pytest.raises(KeyboardInterrupt):
             fit(own_parts.config(name), name=f"{name}-killed")
     run = fit(own_parts.config(name), name=f"{name}-killed")
