@@ -9,13 +9,13 @@ from detrnb.compare.deciding import decisions
 from detrnb.compare.differing import Difference
 from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
 from detrnb.compare.judging import Verdicts, verdicts
+from detrnb.compare.paper import latex, methods
 from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records
 from detrnb.compare.reporting import audits_text, report, verdicts_markdown
-from detrnb.compare.ruling import DELTA, Ruling, rule
+from detrnb.compare.ruling import DELTA, Ruling, pairs_needed, rule, rule_family
 from detrnb.compare.statistics import (
     FEWEST_SEEDS,
     LEVEL,
-    against_baseline,
     detectable_difference,
     paired_test,
     power,
@@ -30,6 +30,7 @@ from detrnb.compare.table import (
     tidy,
     training_seconds,
 )
+from detrnb.compare.versus import against, table_of
 
 __all__ = [
     "Audit",
@@ -41,7 +42,7 @@ __all__ = [
     "Record",
     "Ruling",
     "Verdicts",
-    "against_baseline",
+    "against",
     "arrange",
     "audit",
     "audits_text",
@@ -55,15 +56,20 @@ __all__ = [
     "epoch_zero",
     "find_records",
     "journal_page",
+    "latex",
+    "methods",
     "paired_by_epoch",
     "paired_test",
+    "pairs_needed",
     "power",
     "read_record",
     "read_records",
     "report",
     "rule",
+    "rule_family",
     "seeds_needed",
     "summary",
+    "table_of",
     "tidy",
     "training_seconds",
     "verdicts",

@@ -75,12 +75,9 @@ def audits_text(records: Sequence[Record]) -> str:
 def verdicts_text(found: Verdicts) -> str:
     """The verdicts as a table and in words."""
     base = found.values[found.baseline]
-    rows = [
-        ("entry", "seeds", found.metric, "difference", "95 % interval", "p (Holm)", "would see")
-    ]
+    rows = [("entry", "seeds", found.metric, "difference", "95 % interval", "p (Holm)", "verdict")]
     rows.append((found.baseline, str(base.count()), _mean(base.mean(), base.std()), "", "", "", ""))
     for row in found.table.itertuples():
-        judged = pd.notna(row.p_holm)
         rows.append(
             (
                 row.Index,
@@ -88,12 +85,13 @@ def verdicts_text(found: Verdicts) -> str:
                 _mean(row.mean, row.spread),
                 f"{row.difference:+.4f}",
                 f"{row.low:+.4f} to {row.high:+.4f}",
-                f"{row.p_holm:.2g}" if judged else "",
-                f"{row.detectable:.2g}" if judged else "",
+                f"{row.p_holm:.2g}" if pd.notna(row.p_holm) else "",
+                found.rulings[row.Index].words,
             )
         )
     lines = [
-        f"Entries against {found.baseline}, by {found.metric} of pairs of equal seed",
+        f"Entries against {found.baseline}, by {found.metric} of pairs of equal seed; what matters:"
+        f" {found.delta:g}",
         layout.columns(rows),
         *(layout.item("-", f"{entry}: {text}") for entry, text in found.table["text"].items()),
         *(layout.item("-", f"{run} is left out: {why}") for run, why in found.left_out.items()),
@@ -112,23 +110,23 @@ def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
         decided: of `decisions`; an entry that it lacks, the control, is not decided on.
     """
     base = found.values[found.baseline]
-    head = ("entry", "seeds", found.metric, "difference, 95 % interval", "would have seen")
+    head = ("entry", "seeds", found.metric, "difference, 95 % interval", "verdict", "time")
     rows = [
-        (*head, "verdict", "time", "decision"),
-        ("---",) * (len(head) + 3),
-        (f"`{found.baseline}`", f"{base.count()}", _mean(base.mean(), base.std()), *[""] * 5),
+        (*head, "decision"),
+        ("---",) * (len(head) + 1),
+        (f"`{found.baseline}`", f"{base.count()}", _mean(base.mean(), base.std()), *[""] * 4),
     ]
     for row in found.table.itertuples():
-        judged = pd.notna(row.p_holm)
-        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if judged else ""
+        ruling = found.rulings[row.Index]
+        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if pd.notna(row.p_holm) else ""
+        needed = f"; {ruling.needed} seeds would" if ruling.needed else ""
         rows.append(
             (
                 f"`{row.Index}`",
                 str(row.seeds),
                 _mean(row.mean, row.spread),
                 f"{row.difference:+.3f}{interval}",
-                f"{row.detectable:.2g}" if judged else "",
-                row.verdict,
+                ruling.words + needed,
                 "" if pd.isna(row.time) else f"{row.time:.2g}",
                 decided["decision"].get(row.Index, "control"),
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from detrnb.compare import DELTA, LEVEL, Record, Ruling, Verdicts, paired_by_epoch
+from detrnb.compare import Record, Ruling, Verdicts, latex, methods, paired_by_epoch
 from detrnb.plots import plot_forest, plot_paired_curves
 from detrnb.runs import project_root, write_whole
 from detrnb.settings import Config
@@ -60,14 +60,18 @@ class Judgement:
 
     Attributes:
         records: the finished runs of both.
-        ruling: the verdict; None before the planned number of seeds is reached.
-        found: the comparison that it is made of, with what each costs; None likewise.
+        found: the comparison, with what each costs; None before the planned number of seeds is
+            reached.
     """
 
     plan: Plan
     records: tuple[Record, ...]
-    ruling: Ruling | None = None
     found: Verdicts | None = None
+
+    @property
+    def ruling(self) -> Ruling | None:
+        """The verdict; None before the planned number of seeds is reached."""
+        return None if self.found is None else self.found.rulings[self.plan.name]
 
     @property
     def figure(self) -> Figure:
@@ -85,7 +89,7 @@ class Judgement:
         row = self.found.table.iloc[0]
         if row.forbidden:
             return f"{name}: {row.text}"
-        return f"{name}: {self.ruling}. {self.found.metric}; {row.text}. " + " ".join(self._notes)
+        return f"{name}, by {self.found.metric}: {row.text}. " + " ".join(self._notes)
 
     def _repr_markdown_(self) -> str:
         return str(self)
@@ -110,43 +114,17 @@ class Judgement:
 
     def to_latex(self) -> str:
         """The comparison as a tabular, with booktabs' rules; captions are the author's."""
-        rows = []
-        base = self.found.values[self.found.baseline]
-        row = self.found.table.iloc[0]
-        rows.append(
-            f"{_tex(self.plan.baseline)} & {base.mean():.3f} $\\pm$ {base.std():.3f} & & \\\\"
-        )
-        rows.append(
-            f"{_tex(self.plan.name)} & {row['mean']:.3f} $\\pm$ {row['spread']:.3f} &"
-            f" ${self.ruling.mean:+.3f}$ $[{self.ruling.low:+.3f}, {self.ruling.high:+.3f}]$ &"
-            f" {self.ruling.verdict} \\\\"
-        )
-        return "\n".join(
-            [
-                "\\begin{tabular}{lccl}",
-                "\\toprule",
-                "model & AP & difference, 95\\,\\% interval & verdict \\\\",
-                "\\midrule",
-                *rows,
-                "\\bottomrule",
-                "\\end{tabular}",
-            ]
-        )
+        return latex(self.found)
 
     def methods(self) -> str:
         """A paragraph for a paper that says what was done."""
-        plan, level = self.plan, LEVEL / len(self.plan.looks)
+        plan = self.plan
         config = plan.config(plan.name, 0)
         return (
-            f"{plan.name} and {plan.baseline} were each trained {self.ruling.pairs} times with"
+            f"{plan.name} and {plan.baseline} were each trained {plan.seeds} times with"
             f" detrnb's preset {plan.preset} ({config.train.epochs} epochs,"
             f" {config.train.batch_size} images a step); runs of equal seed share the order of the"
             f" data and the initial weights of shared parts. The number of seeds was fixed before"
-            f" the first run. {self.found.metric} after the last epoch was compared in pairs:"
-            f" Student's t test at {100 * level:g} %, and two one-sided tests against ±{DELTA:g}."
+            f" the first run, and AP is that after the last epoch. {methods(self.found)}"
             f" {' '.join(self._notes)}"
         )
-
-
-def _tex(text: str) -> str:
-    return text.replace("_", "\\_")

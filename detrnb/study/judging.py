@@ -6,13 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from detrnb.compare import (
-    LEVEL,
-    detectable_difference,
-    read_records,
-    rule,
-    verdicts,
-)
+from detrnb.compare import LEVEL, detectable_difference, read_records, verdicts
 from detrnb.datasets import has_split, open_split, resolved
 from detrnb.runs import (
     RunFolder,
@@ -255,7 +249,6 @@ def _judged(plan: Plan) -> Judgement:
         records.append(replace(record, name=f"{entry}-s{config.train.seed}"))
     if len(there) < 2 * plan.seeds:
         return Judgement(plan, tuple(records))
-    found = verdicts(records, plan.baseline)
-    differences = (found.values[plan.name] - found.values[plan.baseline]).dropna()
-    ruling = rule(differences.to_numpy(), level=LEVEL / len(plan.looks))
-    return Judgement(plan, tuple(records), ruling, found)
+    tuned = ("learning rate",) if plan.rates else ()
+    found = verdicts(records, plan.baseline, accept=tuned, level=LEVEL / len(plan.looks))
+    return Judgement(plan, tuple(records), found)

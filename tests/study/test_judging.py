@@ -153,11 +153,11 @@ def test_paper_gets_a_table_and_a_paragraph_of_the_same_numbers(trained):
     found = judge("adaptive_res", seeds=6, preset="smoke")
     table, text = found.to_latex(), found.methods()
     assert "adaptive\\_res & 0.353" in table and "$+0.051$" in table and "better" in table
-    assert table.count("\\\\") == 3
+    assert table.count("\\\\\n") == 3
     for fact in ("trained 6 times", "preset smoke (1 epochs, 4 images", "at 5 %", "±0.02"):
         assert fact in text
     assert "preset's learning rate, which was found for DETR" in text
-    assert len(found.figure.axes) == 1
+    assert len(found.figure.axes) == 2  # the difference, and its price
 
 
 def test_conditions_that_differ_forbid_the_verdict(trained):
