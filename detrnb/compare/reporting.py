@@ -8,6 +8,7 @@ from detrnb.compare import layout
 from detrnb.compare.auditing import audit
 from detrnb.compare.judging import Verdicts, verdicts
 from detrnb.compare.records import Record, entries
+from detrnb.compare.ruling import DELTA
 from detrnb.compare.table import TIMES, summary, training_seconds
 
 _COLUMNS = {  # of `table.summary`: heading and format
@@ -26,8 +27,12 @@ _COLUMNS = {  # of `table.summary`: heading and format
 }
 
 
-def report(records: Sequence[Record]) -> str:
-    """A table of the runs, the first audited against each other, verdicts where seeds repeat."""
+def report(records: Sequence[Record], baseline: str | None = None, delta: float = DELTA) -> str:
+    """A table of the runs, the first audited against each other, verdicts where seeds repeat.
+
+    Args:
+        baseline, delta: as for `verdicts`.
+    """
     parts = [runs_text(summary(records))]
     if len(records) != 2 and (remarks := [f"{r.name}: {x}" for r in records for x in r.remarks]):
         parts.append("\n".join(layout.item("-", remark) for remark in remarks))
@@ -38,7 +43,7 @@ def report(records: Sequence[Record]) -> str:
     groups = entries(records)
     if len(groups) > 1 and max(map(len, groups.values())) > 1:
         try:
-            parts.append(verdicts_text(verdicts(records)))
+            parts.append(verdicts_text(verdicts(records, baseline, delta=delta)))
         except ValueError as error:  # such as a study that is still running
             parts.append(f"No verdicts: {error}")
     return "\n\n".join(parts)

@@ -21,7 +21,6 @@ class Plan:
         looks: numbers of seeds at which a verdict is or was given; the last is still to be reached
             or was reached.
         rates: entry -> factor of the preset's learning rate; empty where both take the preset's.
-        kept: seeds of the baseline whose runs are those of the kept study.
     """
 
     name: str
@@ -29,7 +28,6 @@ class Plan:
     preset: str
     looks: tuple[int, ...]
     rates: Mapping[str, float]
-    kept: tuple[int, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -103,8 +101,6 @@ class Judgement:
             notes = [f"Rates were tuned for both alike (times the preset's: {rates})."]
         else:
             notes = ["Both take the preset's learning rate, which was found for DETR."]
-        if plan.kept:
-            notes.append(f"{len(plan.kept)} runs of {plan.baseline} are the kept study's.")
         if len(plan.looks) > 1:
             looks = " and ".join(map(str, plan.looks))
             notes.append(f"Looked at after {looks} seeds, so each look counts half.")
