@@ -30,8 +30,8 @@ class Ladder:
         decided: by entry, `decision` and `reason`.
         described: by comparison: `pairs`, `difference`, `low`, `high`; judged in no family.
         exploratory: runs that the plan does not hold, by name; in none of this.
-        values: AP by replicate and entry.
-        seconds: of training, likewise.
+        whole: all entries against the first, for what belongs to no family: values, times, audits.
+            Its p values are adjusted for everything at once, and no verdict of the study's.
     """
 
     plan: StudyPlan
@@ -41,14 +41,29 @@ class Ladder:
     decided: pd.DataFrame
     described: pd.DataFrame
     exploratory: tuple[str, ...]
-    values: pd.DataFrame
-    seconds: pd.DataFrame
+    whole: Verdicts
+
+    @property
+    def values(self) -> pd.DataFrame:
+        """AP by replicate and entry."""
+        return self.whole.values
 
     @property
     def table(self) -> pd.DataFrame:
         """The families' tables one below the other, with `family`, `decision` and `reason`."""
         tables = [found.table.assign(family=name) for name, found in self.families.items()]
         return pd.concat(tables).join(self.decided)
+
+    @property
+    def rungs(self) -> pd.DataFrame:
+        """The table for `plot_forest`: the families, then controls that are in none of them."""
+        others = [entry for entry in self.controls.index if entry not in self.table.index]
+        controls = self.whole.table.loc[others].assign(
+            family="controls",
+            words=self.controls.loc[others, "found"],
+            p_holm=self.controls.loc[others, "p"],
+        )
+        return pd.concat([self.table, controls])
 
     @property
     def remarks(self) -> list[str]:
@@ -113,7 +128,7 @@ def ladder_of(
     return Ladder(
         *(plan, families, controls, doubt, pd.concat(decided), _described(plan, whole.values)),
         tuple(r.name for r in records if not _is_planned(r, plan, planned)),
-        *(whole.values, whole.seconds),
+        whole,
     )
 
 

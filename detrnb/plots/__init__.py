@@ -18,13 +18,20 @@ from detrnb.plots.charts import (
     plot_scaling,
 )
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
-from detrnb.plots.studies import plot_cost, plot_forest, plot_paired_curves, plot_seed_curves
+from detrnb.plots.studies import (
+    plot_budgets,
+    plot_cost,
+    plot_forest,
+    plot_paired_curves,
+    plot_seed_curves,
+)
 from detrnb.plots.style import variant_colour
 from detrnb.plots.variants import plot_layer_weights, plot_spectrum
 
 __all__ = [
     "plot_attention_from_point",
     "plot_cross_attention",
+    "plot_budgets",
     "plot_cost",
     "plot_curves",
     "plot_detections",

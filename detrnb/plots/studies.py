@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from detrnb.compare import DELTA, FEWEST_SEEDS, paired_test
-from detrnb.plots.style import INK, STYLE, colours_of_labels, panels
+from detrnb.plots.style import GREY, INK, STYLE, colours_of_labels, panels
 
 
 @STYLE
@@ -165,6 +165,37 @@ def plot_cost(values: pd.DataFrame, seconds: pd.DataFrame, metric: str) -> Figur
         ax.plot(*middle, "D", color=colour, markersize=8, markeredgecolor="white", label=entry)
     ax.set_xlabel("training time, minutes")
     ax.set_ylabel(metric)
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+@STYLE
+def plot_budgets(curve: pd.DataFrame, entries: pd.DataFrame, metric: str) -> Figure:
+    """What each entry gains against what the baseline gains by training as long.
+
+    The line, with its 95 % band, is the baseline trained for less and more epochs, each a whole
+    schedule; what lies above it is worth its time. Hollow: an entry that takes longer than all of
+    the baseline's trainings, or shorter.
+
+    Args:
+        curve: Of ``compare.budget_curve``.
+        entries: Of ``compare.at_equal_time``.
+        metric: For the axis, such as ``AP on test2017``.
+    """
+    figure, axes = panels(1, 1, width=8.0, height=3.8)
+    ax = axes[0, 0]
+    ax.fill_between(curve["time"], curve["low"], curve["high"], color=GREY, alpha=0.25, lw=0)
+    ax.plot(curve["time"], curve["gain"], "o-", color=INK, markersize=4, label="the baseline")
+    for entry, colour in colours_of_labels(entries.index).items():
+        row = entries.loc[entry]
+        face = colour if np.isfinite(row["at_equal_time"]) else "white"
+        look = {"color": colour, "markerfacecolor": face, "markersize": 7}
+        ax.plot(row["time"], row["difference"], "D", label=entry, **look)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("training time, times the baseline's")
+    ax.set_ylabel(f"{metric}, minus the baseline's")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 

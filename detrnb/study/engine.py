@@ -181,7 +181,7 @@ class Study:
         entries = [e.model_copy(update=rates.get(e.label, {})) for e in self.plan.entries]
         stated = self.plan.model_copy(update={"entries": tuple(entries)})
         frozen = datetime.now(UTC).isoformat(timespec="seconds")
-        code = _code(stated, self.only)
+        code = _code(stated, {entry.label for entry in stated.entries})
         stated = stated.model_copy(update={"code": code, "frozen": frozen})
         self.plan = StudyPlan.of(stated.model_dump(mode="json"))
         self.plan.write(self.plan_path)

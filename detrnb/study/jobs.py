@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detrnb.runs import (
+    ABSENT,
     RunFolder,
     config_differences,
     is_over,
@@ -49,7 +50,11 @@ class Job:
             config.preset_name, variant=config.model.variant, seed=config.train.seed
         )
         stated = config_differences(base.model_dump(mode="json"), config.model_dump(mode="json"))
-        settings = [f"{key}={json.dumps(value)}" for key, (_, value) in sorted(stated.items())]
+        settings = [
+            f"{key}={json.dumps(value)}"
+            for key, (_, value) in sorted(stated.items())
+            if value != ABSENT  # such as an empty section that now has something in it
+        ]
         words = ["train", "--preset", config.preset_name, "--variant", config.model.variant]
         words += ["--seed", str(config.train.seed), "--name", self.name]
         return [*words, *["--test"] * self.tested, *settings]

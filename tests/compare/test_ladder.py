@@ -13,6 +13,7 @@ from detrnb.compare import (
     ladder_of,
     read_ladder,
 )
+from detrnb.plots import plot_forest
 from detrnb.runs import RunFolder
 
 SIX = range(200, 206)
@@ -96,6 +97,12 @@ def test_controls_are_tested_by_themselves_and_hold(whole):
     assert found.controls["found"].to_dict() == {"none": "worse", "twin": "neither"}
     assert found.controls["holds"].all() and not found.doubt and not found.remarks
     assert found.controls.loc["none", "pairs"] == 3
+    rungs = found.rungs
+    assert rungs.index.tolist() == ["idea", "big", "big+idea", "none", "twin"]
+    assert rungs["words"].tolist()[3:] == ["worse", "neither"]
+    figure = plot_forest(rungs, found.whole.metric, controls=found.controls.index)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == rungs.index.tolist()
 
 
 def test_comparisons_in_no_family_are_described_with_their_interval(whole):

@@ -129,3 +129,19 @@ def test_cost_shows_runs_and_medians_in_minutes():
     assert median.get_xdata() == [2.0]
     assert median.get_ydata() == pytest.approx([values()["detr"].median()])
     assert ax.get_ylabel() == "AP on test2017" and len(ax.lines) == 8
+
+
+def test_budgets_set_entries_beside_what_the_baseline_gains_in_their_time():
+    curve = pd.DataFrame(
+        {"time": [0.5, 1.0, 2.0], "gain": [-0.1, 0.0, 0.1], "low": -0.2, "high": 0.2}
+    )
+    entries = pd.DataFrame(
+        {"time": [1.5, 9.0], "difference": [0.2, 0.3], "at_equal_time": [0.14, np.nan]},
+        index=["svd_split", "deformable"],
+    )
+    ax = plots.plot_budgets(curve, entries, "AP").axes[0]
+    baseline, inside, outside = ax.lines[:3]
+    assert baseline.get_ydata().tolist() == [-0.1, 0.0, 0.1]
+    assert (inside.get_xdata()[0], inside.get_ydata()[0]) == (1.5, 0.2)
+    assert inside.get_markerfacecolor() == VARIANT_COLOURS["svd_split"]
+    assert outside.get_markerfacecolor() == "white"
