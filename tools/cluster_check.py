@@ -77,7 +77,7 @@ def _plan() -> StudyPlan:
         preset=PRESET,
         entries=entries,
         families=families,
-        frozen="2026-01-01T00:00:00+00:00",
+        frozen="2020-01-01T00:00:00+00:00",
     )
     code = code_of(plan.config("detr", 200)) | code_of(plan.config("adaptive_res", 200))
     return plan.model_copy(update={"code": code})

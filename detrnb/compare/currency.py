@@ -137,10 +137,19 @@ def foretold(
     mass = weights @ both.to_numpy(dtype=float)  # (draws, entries)
     shares = (weights @ same.fillna(0.0).to_numpy()).sum(1) / mass.sum(1)
     ends = [(weights @ table.fillna(0.0).to_numpy()) / mass for table in (first, last)]
-    ranks = [stats.spearmanr(a, b).statistic for a, b in zip(*ends, strict=True)]
-    rank = stats.spearmanr(first.mean(), last.mean()).statistic
-    rows = {"signs": _interval("value", share, shares), "ranks": _interval("value", rank, ranks)}
+    rank = float(_rank_correlation(first.mean().to_numpy(), last.mean().to_numpy()))
+    rows = {
+        "signs": _interval("value", share, shares),
+        "ranks": _interval("value", rank, _rank_correlation(*ends)),
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _rank_correlation(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Spearman's, of numbers (..., entries)."""
+    ranks = [stats.rankdata(side, axis=-1) for side in (first, last)]
+    a, b = (side - side.mean(-1, keepdims=True) for side in ranks)
+    return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
 
 
 def _weights(values: pd.DataFrame, draws: int, seed: int) -> np.ndarray:

@@ -8,7 +8,7 @@ It goes on where it was stopped. Kept, small enough to commit, is `data/study/<n
 `trials/<entry>-x<factor>-s<replicate>/` and `judged/<entry>-s<replicate>/` with config, log,
 provenance (which carries the plan's hash), the variant's own parameters by epoch, and of judged
 runs the last epoch's result on test2017. A replicate's runs train in `runs/<name>/<replicate>/`,
-where its images and features go once all its runs are kept; weights stay.
+where images, features and weights go once all its runs are kept.
 """
 
 from collections.abc import Sequence
@@ -137,9 +137,12 @@ class Study:
 
     def _check_origin(self, job: Job) -> None:
         provenance = job.run.read_provenance()
-        codes = [code or {} for code in trained_by(provenance)]
-        other = sorted({file for code in codes for file in _differing(code, self.plan.code)})
-        if other:
+        codes = trained_by(provenance)
+        known = [code for code in codes if code is not None]
+        other = sorted({file for code in known for file in _differing(code, self.plan.code)})
+        if len(known) < len(codes):
+            what = "was trained by code that is not known"
+        elif other:
             what = f"was trained by other code than the plan's ({', '.join(other)})"
         elif provenance.get("started", "") < self.plan.frozen:
             what = f"began at {provenance.get('started')}, before the plan ({self.plan.frozen})"

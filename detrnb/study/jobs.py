@@ -128,6 +128,9 @@ def home_of(study: str, replicate: int) -> Path:
 
 
 def clear(home: Path) -> None:
-    """Remove a replicate's images and features; weights stay."""
-    for folder in (home / "data", home / "runs" / "features"):
+    """Remove a replicate's images, features and weights, some gigabytes; a run can be made again
+    from its config. Of one that diverged the step that failed stays.
+    """
+    runs = [path for path in (home / "runs").glob("*") if not RunFolder(path).failed_path.exists()]
+    for folder in (home / "data", *runs):
         shutil.rmtree(folder, ignore_errors=True)

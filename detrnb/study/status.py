@@ -8,6 +8,7 @@ from detrnb.compare import FEWEST_SEEDS, STUDIES, aa_splits, simulated
 from detrnb.runs import trained_by
 from detrnb.study.engine import Study
 from detrnb.study.jobs import Job
+from detrnb.study.rates import chosen, further
 from detrnb.training import code_of, duration, other_code
 
 
@@ -49,8 +50,25 @@ def _trials(study: Study) -> list[str]:
         state = f"{len(left)} runs are missing" if left else "settled"
         lines.append(f"  {entry.label}: {state}; rates tried, times the preset's: {tried}")
         lines += [f"    {_begun(job)}" for job in left if job.run.config_path.exists()]
+    lines += _lost_by_half(study.plan.preset)
     if not any(study.trials_left(entry) for entry in study.plan.tuned):
         lines.append("all are there: `detrnb study --plan` settles the plan, to be committed")
+    return lines
+
+
+def _lost_by_half(preset: str) -> list[str]:
+    """What the rates that half-length trials choose lose at full length, where both are there."""
+    half, full = Study(preset, half=True), Study(preset)
+    lines = []
+    for entry in half.plan.tuned:
+        short, long = half.reached(entry), full.reached(entry)
+        if short and long and not further(short) and not further(long):
+            factor = chosen(short)
+            lost = f"{max(long.values()) - long[factor]:.3f} AP" if factor in long else "untried"
+            lines.append(
+                f"  {entry.label}: half-length trials choose {factor:g}; lost by it at full length:"
+                f" {lost}"
+            )
     return lines
 
 

@@ -78,8 +78,8 @@ def test_a_plan_that_does_not_fit_is_refused(changed, message):
 
 
 def test_a_settled_plan_has_a_rate_for_every_entry():
-    open_ = plan().model_dump()
-    open_["entries"][1] |= {"rate": None, "tried": ()}
+    open_ = plan().model_dump(mode="json")
+    open_["entries"][1] |= {"rate": None, "tried": []}
     with pytest.raises(ValueError, match="no learning rate is chosen for group yet"):
         StudyPlan.of(open_).config("group", 200)
     with pytest.raises(ValueError, match="no learning rate was chosen for group"):
