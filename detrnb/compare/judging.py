@@ -106,12 +106,14 @@ def verdicts(
     values = _by_seed(runs, "test_AP" if tested else "AP")
     metric = f"AP on {splits.pop()}" if tested else "validation AP"
     seconds = _by_seed(runs.assign(seconds=training_seconds(runs)), "seconds")
+    values = values.reindex(columns=[*values, *((failed or {}).keys() - set(values))])  # all did
     accepted = _accepted(accept, groups)
     found = {
         entry: _Differences.of(groups[baseline], group, accepted[entry])
         for entry, group in groups.items()
         if baseline in groups and entry != baseline
     }
+    found |= {entry: _Differences("", "", "", "") for entry in values.columns.drop(groups)}
     unjudged = [entry for entry, differing in found.items() if differing.forbidden]
     rulings = against(values, baseline, failed=failed, unjudged=unjudged, delta=delta, level=level)
     table = table_of(values, rulings).join(_factors("time", seconds, baseline))
@@ -215,7 +217,7 @@ def _in_words(row: object, ruling: Ruling) -> str:
     parts = [str(ruling), _time_in_words(row.time, row.time_low, row.time_high)]
     if row.memory_low > 1 + ALIKE or row.memory_high < 1 - ALIKE:
         parts.append(f"{row.memory:.2g} times the memory")
-    if row.parameters:
+    if row.parameters and pd.notna(row.parameters):
         parts.append(f"{row.parameters:+,.0f} parameters")
     if row.conditions:
         parts.append(f"not by the model alone, as these differ too: {row.conditions}")

@@ -109,7 +109,7 @@ def ladder_of(
             [r for r in ours if r.entry in (family.baseline, *family.entries)],
             family.baseline,
             accept=accept,
-            failed=lost,
+            failed={entry: lost[entry] for entry in family.entries if entry in lost},
             delta=plan.delta,
             level=plan.level,
         )

@@ -31,7 +31,7 @@ def simulated(
     Returns:
         By family and true difference, the share of entries with each verdict; `false`: of studies
         in which an entry without a difference is better or worse, or, where the true one is delta
-        or more, the share of entries called equivalent.
+        or more, the share of entries that are equivalent or differ by less than it matters.
     """
     rng = np.random.default_rng(seed)
     rows = {}
@@ -49,7 +49,7 @@ def simulated(
                 sides = found.apply(lambda one: one.str.startswith(("better", "worse")))
                 wrong = float(sides.any(axis=1).mean())
             elif true >= plan.delta:
-                wrong = shares["equivalent"]
+                wrong = sum(shares[v] for v in VERDICTS if "equivalent" in v or "less" in v)
             rows[family.name, true] = {**shares, "false": wrong}
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["family", "true difference"])

@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from detrnb.compare import LEVEL, detectable_difference, read_records, verdicts
 from detrnb.datasets import has_split, open_split, resolved
 from detrnb.runs import RunFolder, is_over, project_root
 from detrnb.settings import BASELINE, Config, resolve
+from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement, Plan
 from detrnb.study.rates import TRIALS, chosen, further
+from detrnb.study.slurm import Slurm
 from detrnb.training import (
     TEST_SPLIT,
     TrainingDiverged,
@@ -33,6 +36,7 @@ def judge(
     preset: str = "toy",
     *,
     tune: bool = False,
+    on: Literal["here", "slurm"] = "here",
 ) -> Judgement:
     """Judge a variant: train what is missing on both sides, then say whether it helps.
 
@@ -47,9 +51,12 @@ def judge(
         seeds: pairs of runs, 0 to seeds - 1.
         preset: of both.
         tune: try learning rates for both alike first, on seeds that are not judged.
+        on: `slurm` hands the runs that are missing to a cluster and does not wait for them; called
+            again it judges, or submits what is missing still. Rates are tried here.
 
     Raises:
-        ValueError: another number of seeds was settled, or a variant is unknown.
+        ValueError: another number of seeds was settled, or a variant is unknown, or known in this
+            process only and so not to the cluster's.
     """
     for variant in (name, baseline):
         resolve(variant)
@@ -59,6 +66,10 @@ def judge(
     missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(config)]
     if missing:
         print(_announcement(plan, missing), flush=True)
+    if on == "slurm":
+        if missing:
+            _submit(plan, [config for _, config in missing])
+        return _judged(plan)
     for number, (entry, config) in enumerate(missing, start=1):
         print(f"{entry}, seed {config.train.seed}: {number} of {len(missing)}", flush=True)
         _train(config)
@@ -129,6 +140,23 @@ def _train(config: Config) -> None:
         return
     if has_split(config.data, TEST_SPLIT):
         keep_test(run)
+
+
+def _submit(plan: Plan, configs: Sequence[Config]) -> None:
+    """Hand runs to a cluster."""
+    own = sorted({v.name for c in configs for v in resolve(c.model.variant) if v.is_own})
+    if own:
+        raise ValueError(
+            f"{', '.join(own)} is known in this process only, and the cluster's cannot ask a"
+            " notebook: put its class into a file, and run `detrnb train --variants FILE` there"
+        )
+    folders = {folder_of(config): config for config in configs}
+    jobs = [
+        Job(folder.path.name, config, project_root(), folder, has_split(config.data, TEST_SPLIT))
+        for folder, config in folders.items()
+    ]
+    number = Slurm(f"detrnb-{plan.path.stem}").submit(jobs, plan.path.with_suffix(".slurm"))
+    print(f"array job {number} trains {len(jobs)} runs; ask again when they are there", flush=True)
 
 
 def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:

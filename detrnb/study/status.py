@@ -26,7 +26,7 @@ def simulation(study: Study, spread: float) -> str:
     table = simulated(study.plan, spread)
     parts = [
         f"{STUDIES} made-up studies of each true difference, pairs spreading by {spread:g}; false:"
-        " of families, one better or worse without a difference; of entries, one equivalent at"
+        " of families, one better or worse without a difference; of entries, one within it at"
         f" {study.plan.delta:g} or more",
         table.round(3).to_string(),
     ]

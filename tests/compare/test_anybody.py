@@ -45,7 +45,7 @@ def test_terminal_shows_verdicts_table_and_paragraph(tmp_path, capsys):
 def test_another_scale_needs_its_own_delta(tmp_path, capsys):
     path = write(tmp_path / "aps.csv", {"detr": 0.0, "new": 0.05}, "mAP", scale=100)
     assert main(["compare", "--table", str(path)]) == 1
-    assert "goes from 29.8 to 40" in (said := capsys.readouterr().err) and "--delta" in said
+    assert "goes from 30.1 to 40.2" in (said := capsys.readouterr().err) and "--delta" in said
     found = read_table(path, delta=2.0)
     assert found.metric == "mAP" and found.table.loc["new", "verdict"] == "better"
     assert not found.rulings["new"].within and read_table(path, delta=9.0).rulings["new"].within

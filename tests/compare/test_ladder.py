@@ -142,6 +142,17 @@ def test_there_is_no_verdict_before_all_runs_are_there(tmp_path):
     assert found.remarks == ["Cut: deformable: no hours left"]
 
 
+def test_an_entry_whose_runs_all_diverged_is_there_and_unstable(tmp_path):
+    mine = plan()
+    lost = [("idea", replicate) for replicate in SIX]
+    folder = write_study(tmp_path, mine, leave_out=lost)
+    found = ladder_of(mine, sorted((folder / "judged").iterdir()), lost)
+    row = found.families["ideas"].table.loc["idea"]
+    assert row["text"] == "unstable (6 of 6): no pairs; of the others"
+    assert found.families["ideas"].rulings["big"].comparisons == 2
+    assert found.decided.loc["idea", "decision"] == "not decided"
+
+
 def test_what_is_not_in_the_plan_is_exploratory_and_enters_nothing(whole, tmp_path):
     other = write_run(tmp_path, "other", 200, 0.9, settings={"model.num_queries": 99}, test_ap=0.9)
     runs = sorted((whole / "judged").iterdir())

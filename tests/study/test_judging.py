@@ -141,6 +141,26 @@ def test_divergence_is_told_and_ends_no_judgement(monkeypatch, capsys):
     assert "diverged: loss is not finite" in capsys.readouterr().out
 
 
+def test_runs_are_handed_to_a_cluster_and_judged_when_they_are_there(trained, monkeypatch):
+    submitted = []
+
+    def submit(slurm, jobs, folder):
+        submitted.append((slurm.name, [(job.name, job.tested) for job in jobs]))
+        return "7"
+
+    monkeypatch.setattr(judging.Slurm, "submit", submit)
+    found = judge("adaptive_res", seeds=5, preset="smoke", on="slurm")
+    assert found.ruling is None and not trained
+    ((name, jobs),) = submitted
+    assert name == "detrnb-smoke-adaptive_res-against-detr" and len(jobs) == 10
+    assert (folder_of(Config.preset("smoke", seed=3)).path.name, True) in jobs
+    for entry in ("detr", "adaptive_res"):
+        for seed in range(5):
+            judging._train(Config.preset("smoke", variant=entry, seed=seed))
+    assert judge("adaptive_res", seeds=5, preset="smoke", on="slurm").ruling.verdict == "better"
+    assert len(submitted) == 1
+
+
 def test_a_plan_of_before_is_read_without_what_it_no_longer_has(trained):
     plan = judge("adaptive_res", seeds=1, preset="smoke").plan
     plan.path.write_text(plan.path.read_text().replace("{", '{"kept": [],', 1))
