@@ -38,7 +38,7 @@ write_settings() {
     echo "ProctrackType=proctrack/linuxproc"
     echo "TaskPlugin=task/none"
     echo "SelectType=select/cons_tres"
-    echo "SelectTypeParameters=CR_Core"
+    echo "SelectTypeParameters=CR_CPU"
     echo "ReturnToService=2"
     echo "MailProg=/bin/true"
     echo "NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=1000 State=UNKNOWN"
