@@ -84,6 +84,10 @@ class Study:
         """Every judged run, by entry and replicate, in the order they are trained in."""
         return {run: self.judged(*run) for run in self.plan.runs()}
 
+    def _of(self, replicate: int) -> list[Job]:
+        """The judged runs of a replicate."""
+        return [job for (_, number), job in self.judged_jobs.items() if number == replicate]
+
     def reached(self, entry: PlannedEntry) -> dict[float, float]:
         """Factor -> mean AP of its trials, of those factors whose trials are all kept."""
         found: dict[float, float] = {}
@@ -131,8 +135,7 @@ class Study:
             study = {"plan": plan.hash, "entry": entry, "replicate": replicate}
             self._check_origin(job)
         job.keep(study)
-        others = [x for (_, r), x in self.judged_jobs.items() if r == replicate] * job.tested
-        if others and all(other.is_kept for other in others):
+        if job.tested and all(x.is_kept for x in self._of(replicate)):
             clear(job.home)
 
     def _check_origin(self, job: Job) -> None:
@@ -229,8 +232,7 @@ class Study:
         Trainings are hours apart, and a machine's speed drifts; nothing else should run meanwhile.
         """
         for replicate in range(self.plan.first, self.plan.first + FEW):
-            jobs = [job for (_, r), job in self.judged_jobs.items() if r == replicate]
-            jobs = [job for job in jobs if not job.has_failed]
+            jobs = [job for job in self._of(replicate) if not job.has_failed]
             if all(job.kept.timing_path.exists() for job in jobs):
                 continue
             for job in jobs:
