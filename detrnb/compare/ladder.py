@@ -93,8 +93,9 @@ def ladder_of(
         ValueError: runs are missing, or one cannot be read.
     """
     records = read_records(sources)
-    planned = set(plan.runs())
-    ours = [r for r in records if _is_planned(r, plan, planned)]
+    planned, labels = set(plan.runs()), [entry.label for entry in plan.entries]
+    ours = [record for record in records if _is_planned(record, plan, planned)]
+    ours.sort(key=lambda record: (labels.index(record.entry), record.replicate))
     missing = planned - {(r.entry, r.replicate) for r in ours} - set(failed)
     if missing:
         raise ValueError(

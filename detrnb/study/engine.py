@@ -180,6 +180,9 @@ class Study:
         if left := [entry.label for entry in self.plan.tuned if self.trials_left(entry)]:
             raise ValueError(f"trials are missing of {', '.join(left)}: run `detrnb study` first")
         found = {entry.label: self.reached(entry) for entry in self.plan.tuned}
+        for label, reached in found.items():
+            if not max(reached.values()):
+                print(f"warning: no trial of {label} reached an AP above 0", flush=True)
         rates = {
             label: {"tried": tuple(sorted(reached)), "rate": chosen(reached)}
             for label, reached in found.items()

@@ -116,11 +116,11 @@ def test_comparisons_in_no_family_are_described_with_their_interval(whole):
 
 
 def test_a_decisive_control_that_fails_leaves_everything_undecided(tmp_path):
-    found = read_ladder(write_study(tmp_path, plan(), TRUE | {"none": 0.0, "twin": 0.03}))
+    found = read_ladder(write_study(tmp_path, plan(), TRUE | {"none": 0.2, "twin": 0.03}))
     assert set(found.decided["decision"]) == {"not decided"}
-    assert found.doubt == "the control none should be worse and is neither"
+    assert found.doubt == "the control none should be worse and is better"
     assert found.remarks == [
-        "The control none should be worse and is neither.",
+        "The control none should be worse and is better.",
         "The control twin should be neither and is better.",
     ]
 

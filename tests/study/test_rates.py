@@ -23,11 +23,16 @@ def test_the_best_lies_between_two_others_in_the_end(reached, next_):
     assert further(reached) == next_
 
 
-def test_what_never_trains_ends_somewhere():
-    reached = dict.fromkeys((0.5, 1.0, 2.0), 0.0)
+@pytest.mark.parametrize("grows", [1, -1])
+def test_what_gets_better_for_ever_is_refused(grows):
+    reached = {}
     with pytest.raises(ValueError, match="still at the edge.*does it train at all"):
         while factors := further(reached):
-            reached |= dict.fromkeys(factors, 0.0)
+            reached |= {factor: factor**grows for factor in factors}
+
+
+def test_what_never_trains_ends_too():
+    assert further({0.5: 0.0, 1.0: 0.0, 2.0: 0.0, 0.25: 0.0}) == []
 
 
 def test_the_best_mean_is_chosen():
