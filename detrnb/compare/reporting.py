@@ -54,8 +54,10 @@ def runs_text(runs: pd.DataFrame) -> str:
 
     Left out is what no run has, and times where each run has a fairer one.
     """
-    fairest = TIMES.index(training_seconds(runs).name)
-    runs = runs.drop(columns=[*TIMES[fairest + 1 :]]).dropna(axis=1, how="all")
+    fairest = training_seconds(runs)
+    if fairest.notna().all():
+        runs = runs.drop(columns=[*TIMES[TIMES.index(fairest.name) + 1 :]])
+    runs = runs.dropna(axis=1, how="all")
     known = [name for name in _COLUMNS if name in runs]
     rows = [("run", *(_COLUMNS[name][0] for name in known))]
     for name, run in runs.iterrows():

@@ -241,12 +241,19 @@ def _steps(record: Record) -> float:
 
 
 def training_seconds(runs: pd.DataFrame) -> pd.Series:
-    """How long each run's training takes, by the fairest of the times that every entry has, be it
-    of some of its runs: steps are timed in a few replicates.
+    """How long each run's training takes, by the fairest of the times that all entries have of some
+    seed: steps are timed in a few replicates. NaN where a run was not timed.
 
     Args:
         runs: of `summary`.
     """
-    counts = runs.groupby("entry")[list(TIMES[:-1])].count()
-    known = (name for name in TIMES[:-1] if (counts[name] > 0).all())
+    known = (name for name in TIMES[:-1] if _shared(runs, name))
     return runs[next(known, TIMES[-1])]
+
+
+def _shared(runs: pd.DataFrame, time: str) -> bool:
+    """Whether there is a seed of which all entries have a time, or they have it of all runs."""
+    timed = runs[runs[time].notna()]
+    seeds = [set(group["seed"].dropna()) for _, group in timed.groupby("entry")]
+    everywhere = len(seeds) == runs["entry"].nunique()
+    return len(timed) == len(runs) or (everywhere and bool(set.intersection(*seeds)))

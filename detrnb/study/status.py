@@ -31,7 +31,8 @@ def simulation(study: Study, spread: float) -> str:
         table.round(3).to_string(),
     ]
     baseline = study.plan.entries[0].label
-    jobs = [job for (label, _), job in study.judged_jobs.items() if label == baseline]
+    runs = study.judged_jobs if study.is_settled else {}
+    jobs = [job for (label, _), job in runs.items() if label == baseline]
     tests = [job.kept.read_test() for job in jobs]
     reached = [test["coco_eval_bbox"][0] for test in tests if test]
     if len(reached) >= 2 * FEWEST_SEEDS:

@@ -21,7 +21,7 @@ from detrnb.compare import Control, Family, PlannedEntry, StudyPlan, Trials
 from detrnb.compare.records import read_record
 from detrnb.runs import RunFolder
 from detrnb.settings import Config
-from detrnb.study import Slurm, Study, engine, second_study, state_of
+from detrnb.study import Slurm, Study, engine, second_study, state_of, status
 from detrnb.training import code_of
 
 TINY = {"data.toy.num_images": [8, 4, 4], "train.epochs": 4, "train.batch_size": 4}
@@ -440,3 +440,23 @@ def test_a_run_whose_study_is_killed_ends_with_it(tmp_path):
     assert study.stdout.read() == ""  # ends when the child does, which holds the other side
     study.wait()
     study.stdout.close()
+
+
+def test_simulation_is_of_the_plan_before_and_after_it_is_settled(quick, monkeypatch, capsys):
+    real = status.simulated
+    monkeypatch.setattr(status, "simulated", lambda plan, spread: real(plan, spread, studies=2))
+    asked = ["study", "--preset", "smoke", "--simulate", "--spread", "0.02"]
+    assert main(asked) == 0
+    before = capsys.readouterr().out
+    assert "pairs spreading by 0.02" in before and "ideas  0.00" in before
+    plan = small_plan()
+    more = [e.model_copy(update={"replicates": 10}) for e in plan.entries if e.label == "detr"]
+    plan = plan.model_copy(update={"entries": (*more, *plan.entries[1:])})
+    monkeypatch.setattr(engine, "second_study", lambda preset, half=False: plan)
+    study = write_plan()
+    for replicate in range(200, 210):
+        write_ended(study.judged("detr", replicate), 0.3 + 0.01 * (replicate % 3))
+    study.collect()
+    assert main(asked) == 0
+    assert "detr against itself, its 10 runs split at random" in capsys.readouterr().out
+    assert main(["study", "--simulate"]) == 2
