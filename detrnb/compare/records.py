@@ -75,6 +75,18 @@ class Record:
         return self.config.get("train", {}).get("seed", self.provenance.get("seed"))
 
     @property
+    def replicate(self) -> int | None:
+        """What its pair with another entry's run is found by: of a planned study's run its
+        replicate, which data, weights and order were drawn from, else its seed.
+        """
+        return self.study.get("replicate", self.seed)
+
+    @property
+    def study(self) -> Mapping[str, object]:
+        """What it is in a planned study: `plan`, the plan's hash, `entry`, `replicate`."""
+        return self.provenance.get("study", {})
+
+    @property
     def epochs_missing(self) -> int:
         """Epochs that its config asks for and its log lacks; none where patience ended it."""
         train = self.config.get("train", {})
@@ -84,7 +96,11 @@ class Record:
 
     @property
     def entry(self) -> str:
-        """The name without preset, seed and hash: `detr` of `toy-detr-s0-1a2b3c4d`."""
+        """Of a planned study's run its entry there; else the name without preset, seed and hash:
+        `detr` of `toy-detr-s0-1a2b3c4d`.
+        """
+        if self.study:
+            return str(self.study["entry"])
         found = _RUN_NAME.fullmatch(self.name) if self.config else None
         preset = f"{self.config.get('preset_name')}-"
         return found["entry"].removeprefix(preset) if found else self.name
@@ -179,7 +195,8 @@ def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record
 
 
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Runs by study entry: those whose settings differ in nothing but the seed.
+    """Runs by study entry: those whose settings differ in nothing but the seed, or that a plan
+    calls one entry.
 
     The label is `Record.entry`; where entries would share it, the settings they differ in follow.
     A run without settings is an entry by itself.
@@ -216,6 +233,8 @@ def arrange(records: Sequence[Record], baseline: str | None = None) -> list[Reco
 
 
 def _settings_of(record: Record) -> str:
+    if record.study:  # there an entry is what the plan calls so
+        return json.dumps([record.study["plan"], record.study["entry"]])
     if not record.config:
         return json.dumps(record.name)
     return json.dumps(what_counts(record.config) | {"train.seed": None}, sort_keys=True)

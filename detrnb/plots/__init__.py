@@ -20,6 +20,7 @@ from detrnb.plots.charts import (
 )
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
 from detrnb.plots.studies import (
+    plot_budgets,
     plot_cost,
     plot_forest,
     plot_paired_curves,
@@ -33,6 +34,7 @@ __all__ = [
     "plot_anchors",
     "plot_attention_from_point",
     "plot_cross_attention",
+    "plot_budgets",
     "plot_cost",
     "plot_curves",
     "plot_detections",

@@ -6,6 +6,7 @@ Every file of a run is written and read through this room.
 from detrnb.runs.folder import RunFolder, run_name
 from detrnb.runs.home import is_project, located, project_root, save_figure
 from detrnb.runs.identity import (
+    ABSENT,
     IMAGES_A_STEP,
     code_differences,
     config_differences,
@@ -30,6 +31,7 @@ from detrnb.runs.source import hash_of_file, hash_of_text
 from detrnb.runs.writing import naming, remove_left_over, write_whole
 
 __all__ = [
+    "ABSENT",
     "COCO_METRICS",
     "IMAGES_A_STEP",
     "Mirror",

@@ -25,7 +25,7 @@ class ToyConfig(Section):
     digits: tuple[int, ...] = (0, 3, 4, 7)  # the classes, in category order
     objects: tuple[int, int] = (1, 4)  # fewest and most in an image
     scale: tuple[float, float] = (0.15, 0.45)  # of a digit's long side, as share of the image's
-    seed: int = 0  # of everything random
+    seed: int = 0  # of everything random, which photographs and digits a split gets too
 
     @model_validator(mode="after")
     def _fits(self) -> "ToyConfig":

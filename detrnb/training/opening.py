@@ -1,5 +1,6 @@
 """A run folder, opened: `load_run` rebuilds the model from its own config.json."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from detrnb.training.loop import Evaluation, evaluate
 from detrnb.training.origin import code_of, other_code
 from detrnb.training.sources import changed_sources, open_variants
 
+TEST_SPLIT = "test2017"  # nothing is tuned on it
 # What a run goes on from; `classes` is missing in runs of before these were kept.
 STATE = {"model", "optimizer", "scaler", "epoch", "train_line", "train_time_s"}
 
@@ -99,6 +101,22 @@ def evaluate_split(
     loader = make_loader(dataset, config.train.batch_size, num_workers=config.data.num_workers)
     criterion = build_criterion(config.model).to(accelerator.device)
     return evaluate(model, criterion, loader, accelerator)
+
+
+def keep_test(run: Run) -> None:
+    """Evaluate a finished run on TEST_SPLIT, unless that was done, into its folder's test.json.
+
+    Processes of a run call it together.
+    """
+    folder = RunFolder(run.path)
+    if folder.test_path.exists():
+        return
+    begin = time.perf_counter()
+    metrics = run.evaluate(TEST_SPLIT).metrics
+    seconds = time.perf_counter() - begin
+    if processes().is_main_process:
+        last = len(run.log) - 1
+        folder.write_test(TEST_SPLIT, last, metrics.stats, metrics.per_class, seconds)
 
 
 def load_run(

@@ -88,6 +88,17 @@ def probe(ready: Prepared, config: Config, steps: int) -> Probe:
     return Probe(step_s, peak_memory_mb(device), largest)
 
 
+def make_data(config: Config) -> None:
+    """Make what runs of a config's data share, and the first of them would: images, features.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    config = resolved(config, processes().num_processes)
+    accelerator = make_accelerator(config.train.precision)
+    prepare(config, accelerator, open_data(config, accelerator))
+
+
 def seconds_per_step(config: Config, steps: int = 20) -> float:
     """Median seconds of a training step of a config; no run is begun.
 

@@ -30,6 +30,7 @@ from detrnb.training.epochs import (
     keep_trained,
     train_epoch,
 )
+from detrnb.training.global_batch import TrainingDiverged
 from detrnb.training.opening import Run, load_run, read_settings, read_state_of
 from detrnb.training.origin import origin
 from detrnb.training.prepare import open_data, prepare
@@ -72,6 +73,10 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
         if not from_main(partial(_is_finished, folder, config, resume)):
             from_main(partial(_open_folder, folder, config))
             _train(config, folder, _checkpoint(folder))
+    except TrainingDiverged as error:
+        if processes().is_main_process:
+            folder.write_failed(str(error))
+        raise
     finally:
         folder.lock.release()
     return load_run(folder.path)
@@ -90,18 +95,6 @@ def folder_of(config: Config, name: str | None = None) -> RunFolder:
     stated |= {"variants": own} if own else {}  # changed in its cell, it is another run
     name = name or run_name(config.preset_name, config.model.variant, config.train.seed, stated)
     return RunFolder(project_root() / "runs" / name)
-
-
-def first_epoch(config: Config) -> dict[str, float]:
-    """What a run of this config logs of its first epoch's training; no run is begun.
-
-    Raises:
-        ValueError: as `fit`.
-    """
-    config = resolved(config, processes().num_processes)
-    accelerator = make_accelerator(config.train.precision)
-    ready = prepare(config, accelerator, open_data(config, accelerator))
-    return train_epoch(ready, config.train, 0, lambda loss: None)["train_line"]
 
 
 def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
@@ -213,6 +206,7 @@ def _open_folder(folder: RunFolder, config: Config) -> None:
         folder.create(config.model_dump(mode="json"))
         for missing in keep_sources(folder, config):
             print(f"warning: {missing}")
+    folder.failed_path.unlink(missing_ok=True)  # of an earlier try
     folder.clean_up()
 
 
