@@ -40,7 +40,8 @@ def detrnb() -> None:
 
 
 for command in COMMANDS:
-    command.params.append(DEBUG)
+    for inner in (command, *getattr(command, "commands", {}).values()):
+        inner.params.append(DEBUG)
     detrnb.add_command(command)
 
 

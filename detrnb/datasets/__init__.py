@@ -10,6 +10,7 @@ from detrnb.datasets.annotations import (
 from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.checking import Report, check
 from detrnb.datasets.coco import CocoDataset, collate, sound_records
+from detrnb.datasets.importing import Imported, import_data
 from detrnb.datasets.loader import Batch, FeatureDataset, compute_features, make_loader
 from detrnb.datasets.pictures import as_rgb
 from detrnb.datasets.splits import (
@@ -30,6 +31,7 @@ __all__ = [
     "EvalBatches",
     "EvalTransform",
     "FeatureDataset",
+    "Imported",
     "Report",
     "TrainBatches",
     "TrainTransform",
@@ -42,6 +44,7 @@ __all__ = [
     "compute_features",
     "fingerprint",
     "has_split",
+    "import_data",
     "make_loader",
     "open_split",
     "photographs_of",
