@@ -16,13 +16,16 @@ from detrnb.plots.charts import (
     plot_loss_parts,
     plot_per_class,
     plot_scaling,
+    plot_thresholds,
 )
+from detrnb.plots.drawing import draw_detections
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
 from detrnb.plots.studies import plot_cost, plot_forest, plot_paired_curves, plot_seed_curves
 from detrnb.plots.style import variant_colour
 from detrnb.plots.variants import plot_layer_weights, plot_spectrum
 
 __all__ = [
+    "draw_detections",
     "plot_attention_from_point",
     "plot_cross_attention",
     "plot_cost",
@@ -41,5 +44,6 @@ __all__ = [
     "plot_scaling",
     "plot_seed_curves",
     "plot_spectrum",
+    "plot_thresholds",
     "variant_colour",
 ]

@@ -22,6 +22,7 @@ from detrnb.training.metrics import (
 )
 from detrnb.training.opening import Run, evaluate_split, load_run
 from detrnb.training.origin import code_of, other_code
+from detrnb.training.predicting import Found, Predictions, level
 from detrnb.training.probing import seconds_per_step
 from detrnb.training.progress import duration
 from detrnb.training.replaying import replay
@@ -31,6 +32,8 @@ __all__ = [
     "CocoMetrics",
     "ERROR_KINDS",
     "Evaluation",
+    "Found",
+    "Predictions",
     "Run",
     "TrainingDiverged",
     "box_spread",
@@ -46,6 +49,7 @@ __all__ = [
     "fit",
     "folder_of",
     "from_main",
+    "level",
     "load_ground_truth",
     "load_run",
     "make_accelerator",

@@ -36,6 +36,7 @@ from detrnb.training.prepare import Prepared, open_data, prepare
 from detrnb.training.probing import probe
 from detrnb.training.progress import Progress, duration
 from detrnb.training.sources import changed_sources, keep_sources, stated_sources
+from detrnb.training.thresholds import thresholds
 
 PROBED_STEPS, PROBED_SHARE = 5, 0.01  # before training: at most so many, and this share of all
 HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
@@ -313,6 +314,8 @@ def _evaluate_epoch(ready: Prepared, folder: RunFolder, state: dict) -> None:
     best = max((e["test_coco_eval_bbox"][0] for e in folder.read_log()), default=-math.inf)
     if result.metrics.stats[0] > best:
         folder.keep_last_as_best()
+        dataset = getattr(ready.val_loader.dataset, "source", ready.val_loader.dataset)
+        folder.write_thresholds(thresholds(dataset, result.detections, state["epoch"]))
     folder.append_log(line)
 
 
