@@ -40,6 +40,7 @@ class Threshold(click.ParamType):
     show_default=True,
     help="weights of the last epoch, or of the one with the best AP",
 )
+@click.option("--averaged", is_flag=True, help="its averaged weights (train.ema_decay)")
 @click.option(
     "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
 )
@@ -49,6 +50,7 @@ def predict(
     threshold: float | str,
     out: str | None,
     checkpoint: str,
+    averaged: bool,
     variants: tuple[str, ...],
 ) -> int:
     """Find objects in images.
@@ -65,7 +67,7 @@ def predict(
     files = _files(images)
     from detrnb.training import level, load_run
 
-    opened = load_run(run, checkpoint, variants=variants)
+    opened = load_run(run, checkpoint, averaged=averaged, variants=variants)
     kept = opened.thresholds if isinstance(threshold, str) else {}
     click.echo(level(threshold, kept).about)
     found = opened.predict(files, threshold)

@@ -42,6 +42,7 @@ class Run:
         model: on the default device, in evaluation mode.
         classes: label -> category id and name, as trained; None in runs of before these were kept.
         epoch: of the weights, from 0; None where it is not known.
+        averaged: whether the weights are the averaged ones of `train.ema_decay`.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Run:
     model: DETR
     classes: Classes | None = None
     epoch: int | None = None
+    averaged: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ class Run:
         As from `thresholds.thresholds`.
         """
         kept = RunFolder(self.path).read_thresholds()
-        if kept and kept["epoch"] == self.epoch:
+        if kept and kept["epoch"] == self.epoch and not self.averaged:
             return kept
         evaluation = self.evaluate()
         dataset = open_split(self.config.data, self.config.data.val_split)
@@ -147,6 +149,7 @@ def load_run(
     path: str | Path,
     checkpoint: Literal["last", "best"] = "last",
     *,
+    averaged: bool = False,
     variants: Iterable[type | str | Path] = (),
 ) -> Run:
     """Open a run folder; the model is rebuilt from its own config.json. Nothing is written.
@@ -156,6 +159,7 @@ def load_run(
     Args:
         path: from the current folder; where that has none, from the project's.
         checkpoint: weights of the last epoch, or of the epoch with the best validation AP.
+        averaged: take that checkpoint's averaged weights, which a run with `train.ema_decay` has.
         variants: a user's own that it was trained with: their classes, or files that register
             them. Where they are not as they were trained, that is said.
 
@@ -178,12 +182,17 @@ def load_run(
             f" is of another run{_other(folder, checkpoint)}"
         )
     kept = read_checkpoint(weights, mmap=True)
+    if averaged:
+        if "ema" not in kept:
+            raise ValueError(f"{weights} has no averaged weights; train.ema_decay keeps some")
+        model.load_state_dict(kept["ema"])
     other = [other_code(folder.read_provenance(), code_of(config))]
     other += changed_sources(folder, config)
     if any(other) and processes().is_main_process:
         print(f"{folder.path.name}: {'; '.join(filter(None, other))}", flush=True)
     model = model.place(default_device()).eval()
-    return Run(folder.path, config, model, kept.get("classes"), kept.get("epoch"))
+    classes, epoch = kept.get("classes"), kept.get("epoch")
+    return Run(folder.path, config, model, classes, epoch, averaged)
 
 
 def read_settings(folder: RunFolder) -> dict:

@@ -27,7 +27,8 @@ COMPUTING = (
     "boxes.py",
     "loss/*.py",
     "model/*.py",
-    *(f"training/{name}.py" for name in ("global_batch", "loop", "metrics", "prepare")),
+    *(f"training/{name}.py" for name in ("averaging", "global_batch", "loop")),
+    *(f"training/{name}.py" for name in ("metrics", "prepare")),
     # faults too: `find` there gives each box its image.
     *(
         f"datasets/{name}.py"

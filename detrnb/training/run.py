@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from detrnb.datasets import CocoDataset, resolved, with_classes
 from detrnb.model import added_parameters
@@ -27,6 +28,7 @@ from detrnb.runs import (
     what_counts,
 )
 from detrnb.settings import Config, cautions, describe
+from detrnb.training.averaging import averaged, kept_of
 from detrnb.training.device import from_main, make_accelerator, peak_memory_mb, processes
 from detrnb.training.global_batch import TrainingDiverged
 from detrnb.training.loop import evaluate, train_one_epoch
@@ -37,6 +39,7 @@ from detrnb.training.probing import probe
 from detrnb.training.progress import Progress, duration
 from detrnb.training.sources import changed_sources, keep_sources, stated_sources
 from detrnb.training.thresholds import thresholds
+from detrnb.training.tracking import Trackers
 
 PROBED_STEPS, PROBED_SHARE = 5, 0.01  # before training: at most so many, and this share of all
 HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
@@ -202,6 +205,8 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     datasets = open_data(config, accelerator)
     about = from_main(partial(origin, config, folder, accelerator, datasets))
     ready = prepare(config, accelerator, datasets, state)
+    decay = config.train.ema_decay
+    mean = None if decay is None else averaged(ready.core, decay, state)
     about["steps_per_epoch"] = ready.steps
 
     def write_provenance() -> None:
@@ -224,19 +229,20 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     first = 0 if state is None else state["epoch"]
     with (
         _failed_step_kept(ready, config, folder),
+        closing(Trackers(config, folder, logged, accelerator.is_main_process)) as trackers,
         closing(Progress(folder.path.name, config.train.epochs, ready.steps)) as progress,
     ):
         for epoch in range(first, config.train.epochs):
             start = time.perf_counter()
             if state is None or epoch != state["epoch"]:
-                state = _train_epoch(ready, config, epoch, progress.step)
+                state = _train_epoch(ready, config, epoch, progress.step, mean)
                 from_main(folder.lock.check)
                 _keep_history(ready, folder, epoch + 1)  # first: no checkpoint is without it
                 if accelerator.is_main_process:
                     folder.write_last(partial(torch.save, state))
             elif epoch < logged:  # trained and evaluated before
                 continue
-            _evaluate_epoch(ready, folder, state)
+            _evaluate_epoch(ready, folder, state, mean, trackers)
             write_provenance()
             if accelerator.is_main_process:
                 taken = time.perf_counter() - start
@@ -251,9 +257,23 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
 
 
 def _train_epoch(
-    ready: Prepared, config: Config, epoch: int, on_step: Callable[[float], None]
+    ready: Prepared,
+    config: Config,
+    epoch: int,
+    on_step: Callable[[float], None],
+    mean: AveragedModel | None = None,
 ) -> dict:
-    """Train one epoch and return what its checkpoint holds."""
+    """Train one epoch and return what its checkpoint holds.
+
+    Args:
+        mean: of the weights, which follows each step.
+    """
+
+    def after_step(loss: float) -> None:
+        if mean is not None:
+            mean.update_parameters(ready.core)
+        on_step(loss)
+
     begin = time.perf_counter()
     accelerator, train = ready.accelerator, config.train
     # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws; processes
@@ -273,7 +293,7 @@ def _train_epoch(
         accumulate=train.accumulate,
         clip_max_norm=train.clip_max_norm,
         rate_factor=ready.rate_factor,
-        on_step=on_step,
+        on_step=after_step,
     )
     weights = ready.core.state_dict()
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
@@ -291,13 +311,26 @@ def _train_epoch(
         "train_line": line,
         "train_time_s": time.perf_counter() - begin,
     }
-    return state
+    return state | kept_of(mean)
 
 
-def _evaluate_epoch(ready: Prepared, folder: RunFolder, state: dict) -> None:
-    """Evaluate the model, keep it if it is the best, write the epoch's log line."""
+def _evaluate_epoch(
+    ready: Prepared,
+    folder: RunFolder,
+    state: dict,
+    mean: AveragedModel | None,
+    trackers: Trackers,
+) -> None:
+    """Evaluate the model, keep it if it is the best, tell trackers, write the epoch's log line.
+
+    Averaged weights are evaluated too; which epoch is the best, the weights themselves say.
+    """
     begin = time.perf_counter()
     result = evaluate(ready.model, ready.criterion, ready.val_loader, ready.accelerator)
+    of_mean = {}
+    if mean is not None:
+        other = evaluate(mean.module, ready.criterion, ready.val_loader, ready.accelerator)
+        of_mean = other.log | {"test_coco_eval_bbox": other.metrics.stats}
     line = {
         **state["train_line"],
         **result.log,
@@ -307,15 +340,18 @@ def _evaluate_epoch(ready: Prepared, folder: RunFolder, state: dict) -> None:
         "test_coco_eval_bbox_per_class": result.metrics.per_class,
         "train_time_s": state["train_time_s"],
         "test_time_s": time.perf_counter() - begin,
+        **{f"ema_{key}": value for key, value in of_mean.items()},
     }
     from_main(folder.lock.check)
     if not ready.accelerator.is_main_process:
         return
     best = max((e["test_coco_eval_bbox"][0] for e in folder.read_log()), default=-math.inf)
+    dataset = getattr(ready.val_loader.dataset, "source", ready.val_loader.dataset)
+    kept = thresholds(dataset, result.detections, state["epoch"])
     if result.metrics.stats[0] > best:
         folder.keep_last_as_best()
-        dataset = getattr(ready.val_loader.dataset, "source", ready.val_loader.dataset)
-        folder.write_thresholds(thresholds(dataset, result.detections, state["epoch"]))
+        folder.write_thresholds(kept)
+    trackers.epoch(line, dataset, result.detections, kept["overall"]["threshold"])
     folder.append_log(line)
 
 
