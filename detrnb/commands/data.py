@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from detrnb.commands.train import Setting
+
 
 class _Checking(click.Group):
     """A group that checks what it is given where that is none of its commands."""
@@ -23,6 +25,7 @@ def data() -> None:
     \b
       detrnb data data/blood --images
       detrnb data import downloads/blood_yolo data/blood
+      detrnb data show --preset finetune data.path=data/blood
     """
 
 
@@ -81,3 +84,33 @@ def import_(source: str, to: str) -> int:
     click.echo(f"{imported}\n\n{report}")
     click.echo(f"\ntrain on it: detrnb train --preset finetune data.path={imported.path}")
     return 1 if imported.lost or report.errors else 0
+
+
+@data.command(no_args_is_help=True)
+@click.option("--preset", required=True, help="coco, finetune, toy or smoke")
+@click.option("--epoch", default=0, show_default=True, help="whose first batch, from 0")
+@click.option("--out", default="batch.png", show_default=True, metavar="FILE", help="the picture")
+@click.argument("settings", nargs=-1, type=Setting(), metavar="[KEY=VALUE]...")
+def show(preset: str, epoch: int, out: str, settings: tuple[tuple[str, object], ...]) -> None:
+    """Draw a batch as the model sees it in training.
+
+    Images are augmented, resized and padded as the settings say, which are those of `detrnb train`;
+    boxes and classes are drawn in. What looks wrong here is learned wrong.
+
+    \b
+      detrnb data show --preset finetune data.path=data/blood
+      detrnb data show --preset toy --epoch 3 --out third.png
+    """
+    from detrnb.settings import Config
+
+    try:
+        config = Config.preset(preset, overrides=dict(settings))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    from detrnb.look import plot_batch
+    from detrnb.runs import write_whole
+
+    figure = plot_batch(config, epoch)
+    form = Path(out).suffix.removeprefix(".") or "png"
+    write_whole(Path(out), lambda file: figure.savefig(file, format=form, dpi=110))
+    click.echo(f"{out}: the first batch of epoch {epoch}")
