@@ -232,10 +232,16 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
         closing(Trackers(config, folder, logged, accelerator.is_main_process)) as trackers,
         closing(Progress(folder.path.name, config.train.epochs, ready.steps)) as progress,
     ):
+
+        def after_step(loss: float) -> None:
+            if mean is not None:
+                mean.update_parameters(ready.core)
+            progress.step(loss)
+
         for epoch in range(first, config.train.epochs):
             start = time.perf_counter()
             if state is None or epoch != state["epoch"]:
-                state = _train_epoch(ready, config, epoch, progress.step, mean)
+                state = _train_epoch(ready, config, epoch, after_step) | kept_of(mean)
                 from_main(folder.lock.check)
                 _keep_history(ready, folder, epoch + 1)  # first: no checkpoint is without it
                 if accelerator.is_main_process:
@@ -257,23 +263,9 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
 
 
 def _train_epoch(
-    ready: Prepared,
-    config: Config,
-    epoch: int,
-    on_step: Callable[[float], None],
-    mean: AveragedModel | None = None,
+    ready: Prepared, config: Config, epoch: int, on_step: Callable[[float], None]
 ) -> dict:
-    """Train one epoch and return what its checkpoint holds.
-
-    Args:
-        mean: of the weights, which follows each step.
-    """
-
-    def after_step(loss: float) -> None:
-        if mean is not None:
-            mean.update_parameters(ready.core)
-        on_step(loss)
-
+    """Train one epoch and return what its checkpoint holds."""
     begin = time.perf_counter()
     accelerator, train = ready.accelerator, config.train
     # Seeded anew each epoch, so that a resumed run draws what the unbroken one draws; processes
@@ -293,7 +285,7 @@ def _train_epoch(
         accumulate=train.accumulate,
         clip_max_norm=train.clip_max_norm,
         rate_factor=ready.rate_factor,
-        on_step=after_step,
+        on_step=on_step,
     )
     weights = ready.core.state_dict()
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
@@ -311,7 +303,7 @@ def _train_epoch(
         "train_line": line,
         "train_time_s": time.perf_counter() - begin,
     }
-    return state | kept_of(mean)
+    return state
 
 
 def _evaluate_epoch(
