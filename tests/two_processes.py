@@ -75,10 +75,10 @@ def interrupted() -> None:
     """A run that breaks off between training and evaluation of its second epoch, and goes on."""
     evaluate_epoch = engine.evaluate_epoch
 
-    def dying(ready: object, folder: object, state: dict) -> None:
+    def dying(ready: object, folder: object, state: dict, *rest: object) -> None:
         if state["epoch"] == 1:
             raise KeyboardInterrupt
-        evaluate_epoch(ready, folder, state)
+        evaluate_epoch(ready, folder, state, *rest)
 
     engine.evaluate_epoch = dying
     try:

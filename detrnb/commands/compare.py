@@ -36,7 +36,8 @@ def compare(
     """Lay runs side by side: a table, an audit, verdicts.
 
     The audit holds the first run against each other one; verdicts are given where entries have
-    several seeds. A RUN is a run folder or the log file of any DETR-family code.
+    several seeds. A RUN is a run folder or the log file of any DETR-family code, or of mmdetection,
+    detectron2, Hugging Face's Trainer or ultralytics.
 
     \b
       detrnb compare runs/toy-detr-s0-*/ runs/toy-adaptive_res-s0-*/

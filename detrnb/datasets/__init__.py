@@ -1,6 +1,7 @@
 """Data sets in COCO layout: made, read, checked, transformed, put into batches."""
 
 from detrnb.datasets.annotations import (
+    ROBOFLOW,
     Annotations,
     Classes,
     category_difference,
@@ -11,8 +12,10 @@ from detrnb.datasets.annotations import (
 from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.checking import Report, check
 from detrnb.datasets.coco import CocoDataset, collate, sound_records
+from detrnb.datasets.foreign import images_in
+from detrnb.datasets.importing import Imported, import_data
 from detrnb.datasets.loader import Batch, FeatureDataset, compute_features, make_loader
-from detrnb.datasets.pictures import as_rgb
+from detrnb.datasets.pictures import PictureError, as_rgb, open_upright
 from detrnb.datasets.splits import (
     check_splits,
     has_split,
@@ -32,6 +35,9 @@ __all__ = [
     "EvalBatches",
     "EvalTransform",
     "FeatureDataset",
+    "Imported",
+    "PictureError",
+    "ROBOFLOW",
     "Report",
     "TrainBatches",
     "TrainTransform",
@@ -44,8 +50,11 @@ __all__ = [
     "compute_features",
     "fingerprint",
     "has_split",
+    "images_in",
+    "import_data",
     "make_loader",
     "open_split",
+    "open_upright",
     "photographs_of",
     "read_annotations",
     "resize_shape",

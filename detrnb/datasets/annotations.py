@@ -5,7 +5,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from detrnb.datasets import fields
 from detrnb.datasets.fields import Fields
 from detrnb.datasets.json_lists import json_lists
 
+ROBOFLOW = "_annotations.coco.json"  # what Roboflow calls a split's file, in the split's own folder
 SHOWN = 3  # examples of one kind of fault
 MOST_LABELS = 2**16  # a model has logits for all of them, used or not
 
@@ -52,6 +53,7 @@ class Annotations:
         areas: (m,) float64, pixels, of what the boxes are around; NaN where the file has none.
         malformed: list's name -> records that cannot be read.
         merged: categories listed again, id and name alike, which are taken as one.
+        heading: a category that is none, in words; empty where there is no such.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class Annotations:
     areas: np.ndarray
     malformed: Mapping[str, Examples]
     merged: Examples
+    heading: str = ""
 
     @property
     def object_areas(self) -> np.ndarray:
@@ -97,7 +100,8 @@ def read_annotations(path: Path) -> Annotations:
             `annotations` and `categories`.
     """
     try:
-        return _read(path, fingerprint(path))
+        content = _read(path, fingerprint(path))
+        return _without_heading(content) if path.name == ROBOFLOW else content
     except FileNotFoundError:
         raise ValueError(f"annotation file {path} not found") from None
     except OSError as error:
@@ -144,6 +148,21 @@ def _read(path: Path, content: str) -> Annotations:
         if isinstance(column, np.ndarray):
             column.setflags(write=False)  # others are given the same
     return result
+
+
+def _without_heading(content: Annotations) -> Annotations:
+    """A file of Roboflow's without category 0, where this is only the heading of the others.
+
+    It is a class where an annotation of any split refers to it, and where it is the only one.
+    """
+    rest = tuple(category for category in content.categories if category[0] != 0)
+    files = sorted(content.path.absolute().parents[1].glob(f"*/{ROBOFLOW}"))
+    used = any((_read(file, fingerprint(file)).of_category == 0).any() for file in files)
+    if used or not rest or len(rest) == len(content.categories):
+        return content
+    name = dict(content.categories)[0]
+    heading = f"category 0 ({name}), to which no annotation of any split refers"
+    return replace(content, categories=rest, heading=heading)
 
 
 class _Table:

@@ -87,6 +87,19 @@ def open_rgb(
     return _as_annotated(picture, turn, size, on_guess)
 
 
+def open_upright(file: Path) -> Image.Image:
+    """The picture that a file holds as a viewer shows it, turned as EXIF says.
+
+    Raises:
+        PictureError: there is no such picture.
+    """
+    stored = open_rgb(file)
+    with Image.open(file) as image:
+        turn = _orientation(image)
+    back = _UPRIGHT.get(turn, _STORED.get(turn))  # what EXIF mirrors or turns over is its own back
+    return stored if back is None else stored.transpose(back)
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """A picture of any colour mode in RGB of 8 bits; what is transparent lies on white.
 

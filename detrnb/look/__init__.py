@@ -1,5 +1,6 @@
 """Looking into a trained model: recorded attention, the explorer, and what parts of it are for."""
 
+from detrnb.look.batch import plot_batch
 from detrnb.look.explore import AttentionExplorer
 from detrnb.look.knock_outs import (
     PARTS,
@@ -40,6 +41,7 @@ __all__ = [
     "kept_triplets",
     "object_shares",
     "observations",
+    "plot_batch",
     "record_attention",
     "unrecorded_names",
 ]

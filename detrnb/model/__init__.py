@@ -22,6 +22,13 @@ from detrnb.model.detr import (
     build_detr,
     idle_parameters,
 )
+from detrnb.model.hugging_face import (
+    SAVED_CLASSES,
+    SAVED_CONFIG,
+    SAVED_PROCESSOR,
+    SAVED_TEMPERATURE,
+    as_saved,
+)
 from detrnb.model.parts import FOR_ALL, ROWS, Row
 from detrnb.model.queries import LearnedQueries, Queries
 from detrnb.model.transformer import Transformer, TransformerDecoder, TransformerEncoder
@@ -41,6 +48,10 @@ __all__ = [
     "PositionEmbeddingSine",
     "Queries",
     "ROWS",
+    "SAVED_CLASSES",
+    "SAVED_CONFIG",
+    "SAVED_PROCESSOR",
+    "SAVED_TEMPERATURE",
     "ResNetBody",
     "Row",
     "TimmBody",
@@ -48,6 +59,7 @@ __all__ = [
     "TransformerDecoder",
     "TransformerEncoder",
     "added_parameters",
+    "as_saved",
     "build_criterion",
     "build_detr",
     "given_position",

@@ -17,7 +17,9 @@ from detrnb.plots.charts import (
     plot_loss_parts,
     plot_per_class,
     plot_scaling,
+    plot_thresholds,
 )
+from detrnb.plots.drawing import draw_detections
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
 from detrnb.plots.studies import (
     plot_budgets,
@@ -32,6 +34,7 @@ from detrnb.plots.variants import plot_layer_weights, plot_spectrum
 
 __all__ = [
     "plot_anchors",
+    "draw_detections",
     "plot_attention_from_point",
     "plot_cross_attention",
     "plot_budgets",
@@ -52,5 +55,6 @@ __all__ = [
     "plot_scaling",
     "plot_seed_curves",
     "plot_spectrum",
+    "plot_thresholds",
     "variant_colour",
 ]

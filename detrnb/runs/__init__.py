@@ -4,6 +4,7 @@ Every file of a run is written and read through this room.
 """
 
 from detrnb.runs.folder import RunFolder, run_name
+from detrnb.runs.foreign_logs import COCO, KNOWN, ForeignLog, foreign_log, read_foreign_log
 from detrnb.runs.home import is_project, located, project_root, save_figure
 from detrnb.runs.identity import (
     ABSENT,
@@ -32,8 +33,11 @@ from detrnb.runs.writing import naming, remove_left_over, write_whole
 
 __all__ = [
     "ABSENT",
+    "COCO",
     "COCO_METRICS",
+    "ForeignLog",
     "IMAGES_A_STEP",
+    "KNOWN",
     "Mirror",
     "RunFolder",
     "RunLock",
@@ -42,6 +46,7 @@ __all__ = [
     "config_differences",
     "cpu_count",
     "data_differences",
+    "foreign_log",
     "hash_of_file",
     "hash_of_text",
     "is_over",
@@ -52,6 +57,7 @@ __all__ = [
     "naming",
     "parse_object",
     "project_root",
+    "read_foreign_log",
     "read_log",
     "remarks",
     "remove_left_over",

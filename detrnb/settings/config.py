@@ -16,6 +16,12 @@ from detrnb.settings.presets import PRESETS
 from detrnb.settings.registry import BASELINE, nearest
 from detrnb.settings.section import NonNegative, Positive, Rate, Section, Share, Sizes, Weight
 
+# As accelerate names them.
+Tracker = Literal[
+    *("tensorboard", "wandb", "comet_ml", "aim", "mlflow"),
+    *("clearml", "dvclive", "swanlab", "trackio"),
+]
+
 
 class ToyConfig(Section):
     """The generated set of handwritten digits on photographs (datasets/toy.py)."""
@@ -119,6 +125,9 @@ class TrainConfig(Section):
     compile: bool = False  # of the model by torch: minutes at the start, for shapes that repeat
     cache_features: bool = False  # of a frozen backbone: computed once, kept in runs/features
     patience: Positive | None = None  # epochs without a better AP that end the run
+    # Of a second set of weights, an exponential mean of the first, which is evaluated too.
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    trackers: tuple[Tracker, ...] = ()  # told of settings, epochs and a few pictures
     # Weights to start from: a name in official.py, or path of a checkpoint or run in the project.
     init_from: str | None = None
 

@@ -22,6 +22,7 @@ from detrnb.training.metrics import (
 )
 from detrnb.training.opening import TEST_SPLIT, Run, evaluate_split, keep_test, load_run
 from detrnb.training.origin import code_of, other_code
+from detrnb.training.predicting import Found, Predictions, level
 from detrnb.training.prepare import build_optimizer
 from detrnb.training.probing import make_data, seconds_per_step
 from detrnb.training.progress import duration
@@ -32,6 +33,8 @@ __all__ = [
     "CocoMetrics",
     "ERROR_KINDS",
     "Evaluation",
+    "Found",
+    "Predictions",
     "Run",
     "TEST_SPLIT",
     "TrainingDiverged",
@@ -49,6 +52,7 @@ __all__ = [
     "folder_of",
     "from_main",
     "keep_test",
+    "level",
     "load_ground_truth",
     "load_run",
     "make_accelerator",

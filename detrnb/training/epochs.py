@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from detrnb.datasets import CocoDataset
 from detrnb.model import added_parameters
@@ -16,6 +17,8 @@ from detrnb.training.device import from_main
 from detrnb.training.global_batch import TrainingDiverged
 from detrnb.training.loop import evaluate, train_one_epoch
 from detrnb.training.prepare import Prepared
+from detrnb.training.thresholds import thresholds
+from detrnb.training.tracking import Trackers
 
 HISTORY_SIZE = 65_536  # numbers in a parameter; larger ones are not kept for every epoch
 
@@ -71,10 +74,23 @@ def keep_trained(ready: Prepared, folder: RunFolder, state: dict) -> None:
         folder.write_last(partial(torch.save, state))
 
 
-def evaluate_epoch(ready: Prepared, folder: RunFolder, state: dict) -> None:
-    """Evaluate the model, keep it if it is the best, write the epoch's log line."""
+def evaluate_epoch(
+    ready: Prepared,
+    folder: RunFolder,
+    state: dict,
+    mean: AveragedModel | None,
+    trackers: Trackers,
+) -> None:
+    """Evaluate the model, keep it if it is the best, tell trackers, write the epoch's log line.
+
+    Averaged weights are evaluated too; which epoch is the best, the weights themselves say.
+    """
     begin = time.perf_counter()
     result = evaluate(ready.model, ready.criterion, ready.val_loader, ready.accelerator)
+    of_mean = {}
+    if mean is not None:
+        other = evaluate(mean.module, ready.criterion, ready.val_loader, ready.accelerator)
+        of_mean = other.log | {"test_coco_eval_bbox": other.metrics.stats}
     line = {
         **state["train_line"],
         **result.log,
@@ -84,13 +100,20 @@ def evaluate_epoch(ready: Prepared, folder: RunFolder, state: dict) -> None:
         "test_coco_eval_bbox_per_class": result.metrics.per_class,
         "train_time_s": state["train_time_s"],
         "test_time_s": time.perf_counter() - begin,
+        **{f"ema_{key}": value for key, value in of_mean.items()},
     }
     from_main(folder.lock.check)
     if not ready.accelerator.is_main_process:
         return
     best = max((e["test_coco_eval_bbox"][0] for e in folder.read_log()), default=-math.inf)
-    if result.metrics.stats[0] > best:
+    dataset = getattr(ready.val_loader.dataset, "source", ready.val_loader.dataset)
+    better = result.metrics.stats[0] > best
+    if better or trackers.open:
+        kept = thresholds(dataset, result.detections, state["epoch"])
+        trackers.epoch(line, dataset, result.detections, kept["overall"]["threshold"])
+    if better:
         folder.keep_last_as_best()
+        folder.write_thresholds(kept)
     folder.append_log(line)
 
 

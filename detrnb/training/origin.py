@@ -29,7 +29,10 @@ COMPUTING = (
     "model/*.py",
     *(
         f"training/{name}.py"
-        for name in ("average_precision", "epochs", "global_batch", "loop", "metrics", "prepare")
+        for name in (
+            *("average_precision", "averaging", "epochs", "global_batch", "loop", "metrics"),
+            "prepare",
+        )
     ),
     # faults too: `find` there gives each box its image.
     *(

@@ -22,6 +22,7 @@ from detrnb.runs import (
     what_counts,
 )
 from detrnb.settings import Config
+from detrnb.training.averaging import averaged, kept_of
 from detrnb.training.device import from_main, make_accelerator, peak_memory_mb, processes
 from detrnb.training.epochs import (
     evaluate_epoch,
@@ -37,6 +38,7 @@ from detrnb.training.prepare import open_data, prepare
 from detrnb.training.probing import preview
 from detrnb.training.progress import Progress
 from detrnb.training.sources import changed_sources, keep_sources, stated_sources
+from detrnb.training.tracking import Trackers
 
 
 def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | None = None) -> Run:
@@ -104,6 +106,8 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     datasets = open_data(config, accelerator)
     about = from_main(partial(origin, config, folder, accelerator, datasets))
     ready = prepare(config, accelerator, datasets, state)
+    decay = config.train.ema_decay
+    mean = None if decay is None else averaged(ready.core, decay, state)
     about["steps_per_epoch"] = ready.steps
 
     def write_provenance() -> None:
@@ -126,16 +130,23 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     first = 0 if state is None else state["epoch"]
     with (
         failed_step_kept(ready, config, folder),
+        closing(Trackers(config, folder, logged, accelerator.is_main_process)) as trackers,
         closing(Progress(folder.path.name, config.train.epochs, ready.steps)) as progress,
     ):
+
+        def after_step(loss: float) -> None:
+            if mean is not None:
+                mean.update_parameters(ready.core)
+            progress.step(loss)
+
         for epoch in range(first, config.train.epochs):
             start = time.perf_counter()
             if state is None or epoch != state["epoch"]:
-                state = train_epoch(ready, config.train, epoch, progress.step)
+                state = train_epoch(ready, config.train, epoch, after_step) | kept_of(mean)
                 keep_trained(ready, folder, state)
             elif epoch < logged:  # trained and evaluated before
                 continue
-            evaluate_epoch(ready, folder, state)
+            evaluate_epoch(ready, folder, state, mean, trackers)
             write_provenance()
             if accelerator.is_main_process:
                 taken = time.perf_counter() - start
