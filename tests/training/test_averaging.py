@@ -67,18 +67,18 @@ def test_they_are_chosen_on_opening(run):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(run, monkeypatch):
-    original = run_module._evaluate_epoch
+    original = run_module.evaluate_epoch
 
     def interrupt(ready, folder, state, *rest):
         if state["epoch"] == 1:
             raise KeyboardInterrupt
         original(ready, folder, state, *rest)
 
-    monkeypatch.setattr(run_module, "_evaluate_epoch", interrupt)
+    monkeypatch.setattr(run_module, "evaluate_epoch", interrupt)
     config = Config.preset("smoke", overrides=SMALL)
     with pytest.raises(KeyboardInterrupt):
         fit(config, name="broken")
-    monkeypatch.setattr(run_module, "_evaluate_epoch", original)
+    monkeypatch.setattr(run_module, "evaluate_epoch", original)
     fit(config, name="broken")
     one, two = state("whole"), state("broken")
     assert one["ema_steps"] == two["ema_steps"] == 6

@@ -76,17 +76,17 @@ def test_settings_epochs_and_pictures_are_told(notes):
 
 
 def test_a_resumed_run_goes_on_in_the_same_place(notes, monkeypatch):
-    original = run_module._train_epoch
+    original = run_module.train_epoch
 
     def interrupt(ready, config, epoch, *rest):
         if epoch == 1:
             raise KeyboardInterrupt
         return original(ready, config, epoch, *rest)
 
-    monkeypatch.setattr(run_module, "_train_epoch", interrupt)
+    monkeypatch.setattr(run_module, "train_epoch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit(Config.preset("smoke", overrides=TOLD), name="told")
-    monkeypatch.setattr(run_module, "_train_epoch", original)
+    monkeypatch.setattr(run_module, "train_epoch", original)
     fit(Config.preset("smoke", overrides=TOLD), name="told")
     (first, _), (second, _) = of_kind(notes, "open")
     assert first["place"] == second["place"]
