@@ -8,7 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from detrnb.compare import LEVEL, detectable_difference, read_records, verdicts
+from detrnb.compare import (
+    FEWEST_SEEDS,
+    LEVEL,
+    detectable_difference,
+    read_records,
+    verdicts,
+)
 from detrnb.datasets import has_split, open_split, resolved
 from detrnb.runs import RunFolder, is_over, project_root
 from detrnb.settings import BASELINE, Config, resolve
@@ -169,7 +175,9 @@ def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
     spread = _kept_spread(plan)
     if spread is None:
         return f"{told}; no kept study of preset {plan.preset} tells how far runs spread"
-    seen = detectable_difference(spread, plan.seeds) if plan.seeds > 1 else float("inf")
+    if plan.seeds < FEWEST_SEEDS:
+        return f"{told}; fewer than {FEWEST_SEEDS} pairs are described, not judged"
+    seen = detectable_difference(spread, plan.seeds)
     return (
         f"{told}; {plan.seeds} seeds would see a difference of {seen:.3f} AP with a chance of 80 %"
         f" (pairs of the kept study spread by {spread:.3f})"
