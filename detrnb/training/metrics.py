@@ -130,7 +130,7 @@ def _columns(image_id: int, found: Mapping) -> tuple[np.ndarray, np.ndarray, np.
     """Scores (n,), category ids (n,) and boxes (n, 4) xywh of an image, float64."""
     scores = np.asarray(found["scores"], dtype=np.float64)
     category_ids = np.asarray(found["category_ids"], dtype=np.int64)
-    boxes = np.array(found["boxes"], dtype=np.float64).reshape(-1, 4)
+    boxes = np.asarray(found["boxes"], dtype=np.float64).reshape(-1, 4).copy()
     counts = {"scores": len(scores), "category_ids": len(category_ids), "boxes": len(boxes)}
     if len(set(counts.values())) > 1:
         raise ValueError(f"detections of image {image_id} have {counts}; expected as many of each")
