@@ -258,8 +258,9 @@ def _detect(
     """Detections of the images of a batch, on the CPU."""
     inputs, padding_mask, _ = collate([(tensor, {}) for _, _, tensor in batch])
     device = next(model.parameters()).device
+    mask = None if padding_mask is None else padding_mask.to(device)
     with accelerator.autocast():
-        outputs = forward(model, model, inputs.to(device), padding_mask.to(device))
+        outputs = forward(model, model, inputs.to(device), mask)
     on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
     sizes = torch.tensor([picture.size[::-1] for _, picture, _ in batch])
     return criterion.detections(on_host, sizes)

@@ -15,7 +15,7 @@ from detrnb.datasets import collate, make_loader, with_classes
 from detrnb.loss import Layout
 from detrnb.model import build_criterion, build_detr
 from detrnb.runs import RunFolder
-from detrnb.training import evaluate, make_accelerator
+from detrnb.training import epochs, evaluate, make_accelerator
 from detrnb.training import run as engine
 from detrnb.training.loop import train_one_epoch
 from detrnb.training.prepare import build_optimizer, open_data, prepare
@@ -300,7 +300,7 @@ def test_every_epoch_draws_its_own_dropout_and_each_run_the_same(monkeypatch):
         drawn.append(torch.get_rng_state())
         return train_one_epoch(*given, **settings)
 
-    monkeypatch.setattr(engine, "train_one_epoch", noting)
+    monkeypatch.setattr(epochs, "train_one_epoch", noting)
     for name, seed in (("drawn", 0), ("drawn-again", 0), ("drawn-other", 1)):
         fit(nasty.config(train__seed=seed, train__epochs=2), name=name)
     first, again, other = drawn[:2], drawn[2:4], drawn[4:]
