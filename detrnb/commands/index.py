@@ -205,7 +205,7 @@ p {{ margin: .2rem 0 .6rem }}
 img {{ max-width: 100%; max-height: 24rem; object-fit: contain; background: white }}
 pre, table, .wide {{ overflow-x: auto; max-width: 100% }}
 pre {{ white-space: pre-wrap }}
-table {{ border-collapse: collapse; font-size: .85rem; display: block }}
+table {{ border-collapse: collapse; font-size: .85rem; display: block; overflow-wrap: normal }}
 th, td {{ padding: .2rem .5rem; text-align: right; border-bottom: 1px solid #8884 }}
 .failed h2 {{ color: #c33 }} .waits {{ opacity: .6 }} .anchor-link {{ display: none }}
 </style></head><body><h1>detrnb workbook</h1>
