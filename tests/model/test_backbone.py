@@ -11,14 +11,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from detrnb.model.backbone import (
-    Backbone,
-    PositionEmbeddingSine,
-    ResNetBody,
-    _packaged_state,
-    embed_points,
-    load_backbone_weights,
-)
+from detrnb.model.backbone import Backbone, ResNetBody
+from detrnb.model.positions import PositionEmbeddingSine, embed_points
+from detrnb.model.pretrained import _packaged_state, load_backbone_weights
 
 
 def test_position_embedding_agrees_with_golden():

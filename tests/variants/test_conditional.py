@@ -10,7 +10,7 @@ import torch
 
 from detrnb import Config, build_detr, load_weights
 from detrnb.model import Queries
-from detrnb.model.backbone import embed_points
+from detrnb.model.positions import embed_points
 from detrnb.variants.conditional import ConditionalDecoder
 
 SIZES = {"d_model": 256, "num_heads": 8, "dropout": 0.0, "dim_feedforward": 64, "num_layers": 2}
