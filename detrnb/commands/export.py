@@ -2,22 +2,14 @@
 
 import click
 
+from detrnb.commands.options import weights_of_a_run
+
 
 @click.command(no_args_is_help=True)
 @click.argument("run")
 @click.option("--to", required=True, help="a file ending in .safetensors or .onnx; or hf")
 @click.argument("folder", required=False, metavar="[DIR]")
-@click.option(
-    "--checkpoint",
-    type=click.Choice(["last", "best"]),
-    default="last",
-    show_default=True,
-    help="weights of the last epoch, or of the one with the best AP",
-)
-@click.option("--averaged", is_flag=True, help="its averaged weights (train.ema_decay)")
-@click.option(
-    "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
-)
+@weights_of_a_run("last")
 def export(
     run: str,
     to: str,

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from detrnb.commands.options import weights_of_a_run
+
 
 class Threshold(click.ParamType):
     """A score, `best` or `class`."""
@@ -33,17 +35,7 @@ class Threshold(click.ParamType):
     help="least score that counts; best: of the best F1, class: each class's own",
 )
 @click.option("--out", metavar="DIR", help="[default: predictions/ in the run's folder]")
-@click.option(
-    "--checkpoint",
-    type=click.Choice(["last", "best"]),
-    default="best",
-    show_default=True,
-    help="weights of the last epoch, or of the one with the best AP",
-)
-@click.option("--averaged", is_flag=True, help="its averaged weights (train.ema_decay)")
-@click.option(
-    "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
-)
+@weights_of_a_run("best")
 def predict(
     run: str,
     images: tuple[str, ...],

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from detrnb.commands.options import own_variants
+
 
 class Setting(click.ParamType):
     """KEY=VALUE as a name and a value."""
@@ -32,9 +34,7 @@ class Setting(click.ParamType):
 @click.option(
     "--resume", type=click.Choice(["auto", "never"]), default="auto", help="never: only a new run"
 )
-@click.option(
-    "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
-)
+@own_variants
 @click.option("--test", is_flag=True, help="afterwards evaluate on test2017, into test.json")
 @click.option(
     "--replay",
