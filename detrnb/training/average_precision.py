@@ -86,8 +86,7 @@ def precision_and_recall(
         Precision (IOUS, RECALLS, classes, SIZES), of the best 100 of a class in an image; recall
         (IOUS, classes, SIZES, COUNTS).
     """
-    true = true[np.argsort(true.group, kind="stable")]
-    found = found[np.lexsort((-found.scores, found.group))]
+    true, found = _in_order(true, found)
     rank = _place(found.group)
     found, rank = found[rank < COUNTS[-1]], rank[rank < COUNTS[-1]]
     ignored = true.crowd[:, None] | true.outside
@@ -115,6 +114,27 @@ def precision_and_recall(
             for c, most in enumerate(COUNTS):
                 recall[:, k, size, c] = good[rank[at] < most, size].sum(axis=0) / wanted[size]
     return precision, recall
+
+
+def right_and_wrong(true: Boxes, found: Boxes) -> tuple[Boxes, np.ndarray]:
+    """The detections that count, at an IoU of 0.5 and of any size, and (n,) bool which are right.
+
+    Those on crowds do not count. Unlike above, all of a class in an image are taken.
+    """
+    true, found = _in_order(true, found)
+    rows, hit, right = _match(true, found, true.crowd[:, None] | true.outside)
+    counts, good = np.ones(len(found.scores), dtype=bool), np.zeros(len(found.scores), dtype=bool)
+    good[rows] = right[:, 0, 0]  # SIZES["all"], IOUS[0]
+    counts[rows] = right[:, 0, 0] | ~hit[:, 0, 0]
+    return found[counts], good[counts]
+
+
+def _in_order(true: Boxes, found: Boxes) -> tuple[Boxes, Boxes]:
+    """Both by their groups, in each of which the best detection is first."""
+    return (
+        true[np.argsort(true.group, kind="stable")],
+        found[np.lexsort((-found.scores, found.group))],
+    )
 
 
 def _match(

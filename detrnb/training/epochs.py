@@ -15,7 +15,7 @@ from detrnb.runs import RunFolder
 from detrnb.settings import Config, TrainConfig
 from detrnb.training.device import from_main
 from detrnb.training.global_batch import TrainingDiverged
-from detrnb.training.loop import evaluate, train_one_epoch
+from detrnb.training.loop import annotated, evaluate, train_one_epoch
 from detrnb.training.prepare import Prepared
 from detrnb.training.thresholds import thresholds
 from detrnb.training.tracking import Trackers
@@ -106,7 +106,7 @@ def evaluate_epoch(
     if not ready.accelerator.is_main_process:
         return
     best = max((e["test_coco_eval_bbox"][0] for e in folder.read_log()), default=-math.inf)
-    dataset = getattr(ready.val_loader.dataset, "source", ready.val_loader.dataset)
+    dataset = annotated(ready.val_loader.dataset)
     better = result.metrics.stats[0] > best
     if better or trackers.open:
         kept = thresholds(dataset, result.detections, state["epoch"])

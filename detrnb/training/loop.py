@@ -228,7 +228,7 @@ class Evaluation:
     detections: dict[int, dict[str, Tensor]]
 
 
-def _annotated(dataset: Dataset) -> CocoDataset:
+def annotated(dataset: Dataset) -> CocoDataset:
     """The data set that features or a subset are of."""
     while not isinstance(dataset, CocoDataset):
         dataset = dataset.source if isinstance(dataset, FeatureDataset) else dataset.dataset
@@ -248,7 +248,7 @@ def evaluate(
         TrainingDiverged: a prediction or loss is NaN or infinite; names images and tensor.
     """
     core = accelerator.unwrap_model(model)
-    dataset = _annotated(loader.dataset)
+    dataset = annotated(loader.dataset)
     averages, detections = _Averages(), {}
     model.eval()
     layout = core.layout()
@@ -264,7 +264,8 @@ def evaluate(
         whole.agree()
         averages.add(whole.losses())
         for outputs in predicted:
-            for target, found in zip(targets, _detect(criterion, outputs, targets), strict=True):
+            sizes = [target["orig_size"] for target in targets]
+            for target, found in zip(targets, detect(criterion, outputs, sizes), strict=True):
                 found["category_ids"] = dataset.to_category_ids(found["labels"])
                 detections[target["image_id"]] = found
     detections = dict(sorted(gather_object([*detections.items()])))
@@ -289,11 +290,16 @@ def _predict(
     return outputs
 
 
-def _detect(criterion: SetCriterion, outputs: dict, targets: Targets) -> list[dict[str, Tensor]]:
-    """Detections of each image, on the CPU."""
-    sizes = torch.tensor([target["orig_size"] for target in targets])
+def detect(
+    criterion: SetCriterion, outputs: dict, sizes: list[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """Detections of each image, on the CPU.
+
+    Args:
+        sizes: height and width of each, pixels.
+    """
     # To the host once a batch, not once an image.
     on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
     # Not views: they would take their whole batch along when processes exchange them.
-    found = criterion.detections(on_host, sizes)
+    found = criterion.detections(on_host, torch.tensor(sizes))
     return [{name: values.clone() for name, values in image.items()} for image in found]

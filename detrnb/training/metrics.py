@@ -76,13 +76,7 @@ def evaluate_coco(ground_truth: Annotations, detections: Detections) -> CocoMetr
         ValueError: for an image id that the ground truth does not have; for detections that are
             not finite, or of which there are not as many scores, categories and boxes.
     """
-    image_ids = np.array(sorted(detections), dtype=np.int64)
-    unknown = np.setdiff1d(image_ids, ground_truth.image_ids).tolist()
-    if unknown:
-        raise ValueError(f"detections for unknown image ids {unknown[:5]} ({len(unknown)} in all)")
-    categories = dict(sorted(ground_truth.categories))
-    true = _true_boxes(ground_truth, image_ids, [*categories])
-    found = _found_boxes(detections, image_ids, [*categories])
+    true, found, categories = as_boxes(ground_truth, detections)
     precision, recall = precision_and_recall(true, found, len(categories))
     every, small, medium, large = range(len(SIZES))
     one, ten, hundred = range(len(COUNTS))
@@ -102,6 +96,24 @@ def evaluate_coco(ground_truth: Annotations, detections: Detections) -> CocoMetr
         per_class={name: _mean(values) for name, values in per_class.items()},
         per_class_50={name: _mean(values[IOUS == 0.5]) for name, values in per_class.items()},
     )
+
+
+def as_boxes(
+    ground_truth: Annotations, detections: Detections
+) -> tuple[Boxes, Boxes, dict[int, str]]:
+    """True boxes and detections of the same images, and the categories that number their classes.
+
+    Raises:
+        ValueError: as `evaluate_coco`.
+    """
+    image_ids = np.array(sorted(detections), dtype=np.int64)
+    unknown = np.setdiff1d(image_ids, ground_truth.image_ids).tolist()
+    if unknown:
+        raise ValueError(f"detections for unknown image ids {unknown[:5]} ({len(unknown)} in all)")
+    categories = dict(sorted(ground_truth.categories))
+    true = _true_boxes(ground_truth, image_ids, [*categories])
+    found = _found_boxes(detections, image_ids, [*categories])
+    return true, found, categories
 
 
 def _true_boxes(ground_truth: Annotations, image_ids: np.ndarray, category_ids: list[int]) -> Boxes:

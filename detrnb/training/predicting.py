@@ -24,7 +24,7 @@ from detrnb.datasets import (
 from detrnb.model import DETR, build_criterion
 from detrnb.settings import Config
 from detrnb.training.device import make_accelerator
-from detrnb.training.loop import forward
+from detrnb.training.loop import detect, forward
 
 if TYPE_CHECKING:
     import supervision
@@ -261,9 +261,7 @@ def _detect(
     mask = None if padding_mask is None else padding_mask.to(device)
     with accelerator.autocast():
         outputs = forward(model, model, inputs.to(device), mask)
-    on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
-    sizes = torch.tensor([picture.size[::-1] for _, picture, _ in batch])
-    return criterion.detections(on_host, sizes)
+    return detect(criterion, outputs, [picture.size[::-1] for _, picture, _ in batch])
 
 
 def image_ids(files: Sequence[Path | None]) -> list[int]:
