@@ -10,13 +10,13 @@ data/learning/; notebook 00 draws them.
 """
 
 import argparse
-import shutil
 
 import pandas as pd
 
 from detrnb import Config, fit
-from detrnb.runs import RunFolder, is_over, log_table, project_root
+from detrnb.runs import RunFolder, log_table, project_root
 from detrnb.settings import BASELINE
+from detrnb.study import Job
 
 PUBLISHED = (
     "conditional",
@@ -32,40 +32,23 @@ FACTORS = (1, 2)  # of the preset's learning rate
 PRESET = "toy"
 
 
-def config_of(variant: str, factor: int) -> Config:
-    """What one run trains."""
+def job_of(variant: str, factor: int) -> Job:
+    """One run: it trains in runs/ as any other, and is kept in data/learning/."""
     rate = Config.preset(PRESET).train.lr * factor
     overrides = {} if factor == 1 else {"train.lr": rate}
-    return Config.preset(PRESET, variant=variant, overrides=overrides)
-
-
-def kept_of(variant: str, factor: int) -> RunFolder:
-    """Where what one run logged is kept."""
-    return RunFolder(project_root() / "data" / "learning" / f"{variant}-lr{factor}")
-
-
-def is_kept(variant: str, factor: int) -> bool:
-    """Whether a run is there, whole."""
-    kept = kept_of(variant, factor)
-    settings = config_of(variant, factor).train.model_dump()
-    return kept.log_path.exists() and is_over(kept.read_log(), settings)
-
-
-def train_and_keep(variant: str, factor: int) -> None:
-    """Train one run; its log is copied last and marks it as kept."""
-    kept, run = kept_of(variant, factor), RunFolder(fit(config_of(variant, factor)).path)
-    kept.path.mkdir(parents=True, exist_ok=True)
-    for path in (run.config_path, run.provenance_path, run.log_path):
-        shutil.copy(path, kept.path)
+    config = Config.preset(PRESET, variant=variant, overrides=overrides)
+    name = f"{variant}-lr{factor}"
+    kept = RunFolder(project_root() / "data" / "learning" / name)
+    return Job(name, config, project_root(), kept, tested=False)
 
 
 def table() -> pd.DataFrame:
     """Validation AP by epoch, a row for each run that is there."""
     rows = {
-        (variant, factor): log_table(kept_of(variant, factor).read_log())["AP"]
+        (variant, factor): log_table(job.kept.read_log())["AP"]
         for variant in (BASELINE, *PUBLISHED)
         for factor in FACTORS
-        if is_kept(variant, factor)
+        if (job := job_of(variant, factor)).is_kept
     }
     found = pd.DataFrame(rows).T.rename_axis(index=["variant", "times the preset's rate"])
     return found.rename(columns=lambda epoch: f"epoch {epoch + 1}")
@@ -79,7 +62,8 @@ if __name__ == "__main__":
     if not parser.parse_args().table:
         for factor in FACTORS:
             for variant in (BASELINE, *PUBLISHED):
-                if not is_kept(variant, factor):
+                if not (job := job_of(variant, factor)).is_kept:
                     print(f"{variant} at {factor} times the preset's rate", flush=True)
-                    train_and_keep(variant, factor)
+                    fit(job.config, name=job.name)
+                    job.keep({})
     print(table().round(3).to_string())

@@ -5,6 +5,7 @@ a variant must hold before.
 from detrnb.study.checking import Checked, Outcome, check_variant
 from detrnb.study.engine import Study
 from detrnb.study.entries import second_study
+from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement
 from detrnb.study.judging import judge
 from detrnb.study.listing import list_variants, variants_markdown
@@ -13,6 +14,7 @@ from detrnb.study.status import simulation, state_of
 
 __all__ = [
     "Checked",
+    "Job",
     "Judgement",
     "Outcome",
     "Slurm",

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from interrupting import interrupted
 
 from detrnb import Config, fit, load_run
 from detrnb.settings import PRESETS
-from detrnb.training import run as run_module
 
 SMALL = {
     "data.toy.num_images": (16, 4, 4),
@@ -66,19 +66,10 @@ def test_they_are_chosen_on_opening(run):
     assert opened.thresholds["epoch"] == opened.epoch  # measured anew, of these weights
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(run, monkeypatch):
-    original = run_module.evaluate_epoch
-
-    def interrupt(ready, folder, state, *rest):
-        if state["epoch"] == 1:
-            raise KeyboardInterrupt
-        original(ready, folder, state, *rest)
-
-    monkeypatch.setattr(run_module, "evaluate_epoch", interrupt)
+def test_an_interrupted_run_goes_on_bit_for_bit(run):
     config = Config.preset("smoke", overrides=SMALL)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted("evaluate_epoch"):
         fit(config, name="broken")
-    monkeypatch.setattr(run_module, "evaluate_epoch", original)
     fit(config, name="broken")
     one, two = state("whole"), state("broken")
     assert one["ema_steps"] == two["ema_steps"] == 6

@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from interrupting import interrupted
 from torch._dynamo.utils import counters
 
 from detrnb import Config, fit
 from detrnb.runs import read_log
-from detrnb.training import run as engine
 
 TINY = {
     "model.num_encoder_layers": 1,
@@ -59,20 +59,12 @@ def test_compiled_model_trains_as_itself_and_keeps_its_names(variant):
     assert kept.keys() == states[0]
 
 
-def test_compiled_run_goes_on_where_it_was_stopped(monkeypatch, capsys):
+def test_compiled_run_goes_on_where_it_was_stopped(capsys):
     config = Config.preset("smoke", overrides=TINY | {"train.compile": True})
 
-    def dying(ready, train, epoch, on_step):
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return train_epoch(ready, train, epoch, on_step)
-
-    train_epoch = engine.train_epoch
     fit(config, name="detr-True")
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_epoch", dying)
-        with pytest.raises(KeyboardInterrupt):
-            fit(config, name="stopped")
+    with interrupted("train_epoch"):
+        fit(config, name="stopped")
     fit(config, name="stopped")
     assert "train.compile: the first steps wait" in capsys.readouterr().out
     # Not to the bit: what is compiled depends on the shapes that were met before.

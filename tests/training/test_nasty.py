@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from by_pycocotools import by_pycocotools
+from interrupting import interrupted
 
 from detrnb import fit, load_run, open_split
 from detrnb.boxes import cxcywh_to_xyxy, generalized_box_iou
@@ -16,7 +17,6 @@ from detrnb.loss import Layout
 from detrnb.model import build_criterion, build_detr
 from detrnb.runs import RunFolder
 from detrnb.training import epochs, evaluate, make_accelerator
-from detrnb.training import run as engine
 from detrnb.training.loop import train_one_epoch
 from detrnb.training.prepare import build_optimizer, open_data, prepare
 
@@ -315,18 +315,9 @@ def test_seeds_differ_in_weights_order_and_dropout():
 
 
 @pytest.mark.parametrize("where", ["train_epoch", "evaluate_epoch"])
-def test_run_that_was_stopped_ends_as_the_unbroken_to_the_bit(where, monkeypatch):
-    function = getattr(engine, where)
-
-    def dying(*given):
-        if any(x == 1 or isinstance(x, dict) and x["epoch"] == 1 for x in given[2:4]):
-            raise KeyboardInterrupt
-        return function(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, where, dying)
-        with pytest.raises(KeyboardInterrupt):
-            fit(nasty.config(), name=f"stopped-{where}")
+def test_run_that_was_stopped_ends_as_the_unbroken_to_the_bit(where):
+    with interrupted(where):
+        fit(nasty.config(), name=f"stopped-{where}")
     assert len(log_of(f"stopped-{where}")) == 1
     fit(nasty.config(), name=f"stopped-{where}")
     assert log_of(f"stopped-{where}") == log_of("whole")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from interrupting import interrupted
 
 from detrnb import Config, fit
-from detrnb.training import run as run_module
 from detrnb.training import tracking
 
 SMALL = {
@@ -75,18 +75,9 @@ def test_settings_epochs_and_pictures_are_told(notes):
     assert notes[-1][0] == "finish"
 
 
-def test_a_resumed_run_goes_on_in_the_same_place(notes, monkeypatch):
-    original = run_module.train_epoch
-
-    def interrupt(ready, config, epoch, *rest):
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return original(ready, config, epoch, *rest)
-
-    monkeypatch.setattr(run_module, "train_epoch", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_resumed_run_goes_on_in_the_same_place(notes):
+    with interrupted("train_epoch"):
         fit(Config.preset("smoke", overrides=TOLD), name="told")
-    monkeypatch.setattr(run_module, "train_epoch", original)
     fit(Config.preset("smoke", overrides=TOLD), name="told")
     (first, _), (second, _) = of_kind(notes, "open")
     assert first["place"] == second["place"]

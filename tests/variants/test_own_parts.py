@@ -15,6 +15,7 @@ import own_parts
 import pytest
 import torch
 import toy_variants
+from interrupting import interrupted
 
 import detrnb
 from detrnb import VARIANTS, Config, build_criterion, build_detr, fit, load_run, load_weights
@@ -23,7 +24,6 @@ from detrnb.look import Subject, object_shares
 from detrnb.runs import RunFolder
 from detrnb.study.bench import Bench
 from detrnb.training import box_spread, load_ground_truth
-from detrnb.training import run as engine
 
 NAMES = [*toy_variants.NAMES, toy_variants.JOINED]
 each = pytest.mark.parametrize("name", NAMES)
@@ -69,18 +69,9 @@ def test_losses_follow_from_the_layout_and_are_absent_in_evaluation(name):
 
 
 @each
-def test_an_interrupted_run_goes_on_to_the_log_of_the_unbroken(name, monkeypatch):
-    train_epoch = engine.train_epoch
-
-    def dying(ready, config, *rest):
-        if (rest if isinstance(rest[0], int) else rest[1:])[0] == 1:
-            raise KeyboardInterrupt
-        return train_epoch(ready, config, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_epoch", dying)
-        with pytest.raises(KeyboardInterrupt):
-            fit(own_parts.config(name), name=f"{name}-killed")
+def test_an_interrupted_run_goes_on_to_the_log_of_the_unbroken(name):
+    with interrupted("train_epoch"):
+        fit(own_parts.config(name), name=f"{name}-killed")
     run = fit(own_parts.config(name), name=f"{name}-killed")
     assert log_of(f"{name}-killed") == log_of(name)
     expected = load_run(f"runs/{name}").model.state_dict()
@@ -183,7 +174,7 @@ def test_weights_of_detr_load_by_name_and_shape_and_the_rest_is_told(tmp_path):
         load_weights(build_detr(own_parts.config("refining").model), tmp_path / "other.pt")
 
 
-def test_every_part_replaced_by_detrs_own_class_is_detr_bit_for_bit(monkeypatch):
+def test_every_part_replaced_by_detrs_own_class_is_detr_bit_for_bit():
     from detrnb.model import ROWS
     from detrnb.settings import Variant, register
 
