@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from detrnb.datasets.annotations import Examples
+from detrnb.datasets.pictures import UPRIGHT, orientation
 
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".jfif", ".jpeg", ".jpg"),
@@ -19,7 +20,6 @@ SPLITS = {  # how tools call a split -> how COCO's layout does here, which is wh
     **dict.fromkeys(("val", "valid", "validation"), "val2017"),
     **dict.fromkeys(("test", "testing"), "test2017"),
 }
-_TURNED_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,12 @@ def upright_size(file: Path) -> tuple[tuple[int, int], bool]:
     """
     try:
         with Image.open(file) as image:
-            turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-            width, height = image.size
+            turn, (width, height) = orientation(image), image.size
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(str(error)) from error
-    if turn in _TURNED_ON_ITS_SIDE:
+    if turn in UPRIGHT:
         return (height, width), width == height
-    return (width, height), turn in (2, 3, 4)
+    return (width, height), turn != 1
 
 
 def split_name(words: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 # What brings a picture upright whose sides EXIF exchanges, and what lays an upright one as stored.
-_UPRIGHT = {
+UPRIGHT = {
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
@@ -62,10 +62,10 @@ def open_rgb(
     """
     try:
         with Image.open(file) as image:
-            turn = _orientation(image)
+            turn = orientation(image)
             image.load()
             picture = as_rgb(image)
-            if _orientation(image) != turn:  # a TIFF, which Pillow turns upright as it loads
+            if orientation(image) != turn:  # a TIFF, which Pillow turns upright as it loads
                 picture = picture.transpose(_STORED[turn])
             frames = getattr(image, "n_frames", 1)
             # Further pictures of an MPO are the other eye's, or previews.
@@ -95,8 +95,8 @@ def open_upright(file: Path) -> Image.Image:
     """
     stored = open_rgb(file)
     with Image.open(file) as image:
-        turn = _orientation(image)
-    back = _UPRIGHT.get(turn, _STORED.get(turn))  # what EXIF mirrors or turns over is its own back
+        turn = orientation(image)
+    back = UPRIGHT.get(turn, _STORED.get(turn))  # what EXIF mirrors or turns over is its own back
     return stored if back is None else stored.transpose(back)
 
 
@@ -139,7 +139,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """How EXIF says that the picture is turned, 1 to 8; 1 is not."""
     try:
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -156,10 +156,10 @@ def _as_annotated(
 ) -> Image.Image:
     """The picture as stored or as EXIF turns it, whichever has the size on record."""
     stored = picture.size
-    upright = stored[::-1] if turn in _UPRIGHT else stored
+    upright = stored[::-1] if turn in UPRIGHT else stored
     if size is not None and stored != size:
         if upright == size:
-            return picture.transpose(_UPRIGHT[turn])
+            return picture.transpose(UPRIGHT[turn])
         turned = f" (by EXIF {_sides(upright)})" if upright != stored else ""
         problem = f"is {_sides(stored)}{turned}, recorded as {_sides(size)}"
         raise PictureError("image of another size than its record's", problem, stored)
