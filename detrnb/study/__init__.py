@@ -5,6 +5,7 @@ a variant must hold before.
 from detrnb.study.checking import Checked, Outcome, check_variant
 from detrnb.study.engine import Study
 from detrnb.study.entries import second_study
+from detrnb.study.here import run_here
 from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement
 from detrnb.study.judging import judge
@@ -22,6 +23,7 @@ __all__ = [
     "check_variant",
     "judge",
     "list_variants",
+    "run_here",
     "second_study",
     "simulation",
     "state_of",
