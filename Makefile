@@ -15,7 +15,7 @@ INTERPRETER = "$(VENV)/bin/python"
 # Where `make cluster` keeps its cluster and its studies.
 CLUSTER ?= $(CURDIR)/runs/cluster
 
-.PHONY: help env workbook figures test browser study cluster lab python
+.PHONY: help env workbook figures test browser study soak cluster lab python
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -44,6 +44,10 @@ browser: env  ## notebook 05 in a real JupyterLab, by keyboard; SMOKE=1: in abou
 study: env  ## train every run of the study, for many hours; goes on where it stopped
 	@$(INTERPRETER) -m detrnb study
 
+soak: env  ## break runs on purpose, for hours, into tests/soak/results.json; MINUTES=20 for a look
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(INTERPRETER) -m soak $(DRILLS) \
+	  $(if $(MINUTES),--minutes $(MINUTES))
+
 cluster: env  ## a smoke study by a real SLURM on this machine (root, Debian), cut off and compared
 	@rm -rf "$(CLUSTER)"
 	@tools/slurm_here.sh start "$(CLUSTER)/slurm.one"
@@ -51,7 +55,8 @@ cluster: env  ## a smoke study by a real SLURM on this machine (root, Debian), c
 	  code=$$?; tools/slurm_here.sh stop "$(CLUSTER)/slurm.one"; exit $$code
 
 lab: env  ## JupyterLab in notebooks/
-	@$(INTERPRETER) -m jupyterlab --notebook-dir=notebooks
+	@$(INTERPRETER) -m jupyterlab --notebook-dir=notebooks --ip=127.0.0.1 \
+	  --IdentityProvider.token="$$($(INTERPRETER) -c 'import secrets; print(secrets.token_hex(24))')"
 
 python: env  ## print the environment's interpreter (make -s python)
 	@$(INTERPRETER) -c 'import sys; print(sys.executable)'

@@ -21,6 +21,7 @@ from detrnb.runs import (
     config_differences,
     foreign_log,
     is_over,
+    is_there,
     last_run,
     located,
     log_table,
@@ -142,7 +143,7 @@ def read_record(source: Source) -> Record:
         folder = path.parent.resolve().name if path.name == "log.txt" else ""
         return _checked(Record(folder or path.stem, lines))
     folder = RunFolder(path)
-    config = folder.read_config() if folder.config_path.exists() else {}
+    config = folder.read_config() if is_there(folder.config_path) else {}
     if not {"model", "data", "train"} <= config.keys():  # another code's
         config = {}
     with contextlib.suppress(ValueError):  # a later version's is taken as it stands

@@ -8,6 +8,7 @@ knowing. `CocoDataset` refuses a file with any of the errors that
 `file_faults` finds; `check` finds those and the rest.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ ERRORS = {
     "repeated image id": "Give each image an id of its own, in its annotations too.",
     "repeated category id": "The names differ: give each category an id of its own, in its"
     " annotations too; or, if it is one, the same name.",
+    "file_name outside the folder of images": "Write the path from that folder; no other file is"
+    " opened. If all lie elsewhere, give that folder, by data.path or data.splits.",
     "repeated file_name": "Make one record of it: what is annotated under one id is missing under"
     " the other.",
     "annotation of an unknown image": "List the image (where its record is malformed: mend"
@@ -236,6 +239,9 @@ def _ids(records: Records, faults: Faults) -> None:
         faults.say("heading among the categories", [annotations.heading])
     faults.say("category listed again", annotations.merged.first, annotations.merged.count)
     faults.mark("repeated category name", repeated(names) & ~same_category, category)
+    names = map(os.path.normpath, annotations.file_names.tolist())
+    outside = np.array([n.startswith((b"/", b"../")) or n == b".." for n in names], dtype=bool)
+    faults.mark("file_name outside the folder of images", outside, records.image)
     faults.mark("repeated file_name", repeated(annotations.file_names), records.image)
     faults.mark("repeated annotation id", same_id, records.box)
     faults.mark("annotation of an unknown image", records.place < 0, records.box)

@@ -12,7 +12,7 @@ from matplotlib.colors import CenteredNorm, LinearSegmentedColormap, Normalize, 
 from matplotlib.figure import Figure
 
 from detrnb.plots.images import _array, _draw_anchor, _draw_box, _pixels, _show, _tag
-from detrnb.plots.style import OBJECT_COLOURS, STYLE
+from detrnb.plots.style import OBJECT_COLOURS, STYLE, as_text
 
 _Samples = Mapping[str, tuple[object, object]]  # by map: positions, and their weights
 
@@ -166,7 +166,7 @@ def plot_query_attention(
         mappable = ax.imshow(weights, norm=norm, cmap="viridis", interpolation="nearest")
         ax.set_title(name, fontsize=8.5)
         if i % columns == 0:
-            found = [f"{q}: {what}" for q, what in names.items()]
+            found = [as_text(f"{q}: {what}") for q, what in names.items()]
             ax.set_yticks(range(len(found)), found, fontsize=7)
         if 0 < len(names) < Q:
             for draw in (ax.axhline, ax.axvline):

@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from detrnb.plots.style import GREY, INK, STYLE, VARIANT_COLOURS, colour_of_label, panels
+from detrnb.plots.style import (
+    GREY,
+    INK,
+    STYLE,
+    VARIANT_COLOURS,
+    as_text,
+    colour_of_label,
+    panels,
+)
 
 MARKERS = "os^DvP"
 LINES = ("-", "--", ":", "-.")
@@ -32,7 +40,7 @@ def plot_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
     for label, log in logs.items():
         colour = colour_of_label(label)
         alike = sum(handle.get_color() == colour for handle in handles)
-        look = {"color": colour, "marker": MARKERS[alike % len(MARKERS)], "label": label}
+        look = {"color": colour, "marker": MARKERS[alike % len(MARKERS)], "label": as_text(label)}
         handles.append(Line2D([], [], markersize=3.5, **look))
         _draw_line(axes[0, 0], log, "train_loss", linestyle="--", alpha=0.6, **look)
         _draw_line(axes[0, 0], log, "test_loss", **look)
@@ -170,7 +178,12 @@ def plot_per_class(per_class: Mapping[str, float]) -> Figure:
 def _bars(names: list[str], widths: list[float], texts: list[str], unit: str) -> Figure:
     figure, axes = panels(1, 1, width=6.0, height=0.9 + 0.28 * max(len(names), 1))
     ax = axes[0, 0]
-    bars = ax.barh(names, widths, height=0.66, color=VARIANT_COLOURS["adaptive_res"])
+    bars = ax.barh(
+        [as_text(name) for name in names],
+        widths,
+        height=0.66,
+        color=VARIANT_COLOURS["adaptive_res"],
+    )
     white = {"facecolor": "white", "linewidth": 0, "pad": 1.0}
     ax.bar_label(bars, texts, padding=4, fontsize=8, color=INK, bbox=white)
     ax.invert_yaxis()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from detrnb.plots.style import INK, OBJECT_COLOURS, STYLE
+from detrnb.plots.style import INK, OBJECT_COLOURS, STYLE, as_text
 
 ClassNames = Mapping[int, str] | Sequence[str]
 
@@ -233,7 +233,7 @@ def _tag(ax: Axes, picture: np.ndarray, box_xyxy: np.ndarray, text: str, colour:
     ax.text(
         min(x1, W - 1) if right else max(x0, 0),
         max(y0, 0.09 * H),
-        text,
+        as_text(text),
         ha="right" if right else "left",
         va="bottom",
         fontsize=7,

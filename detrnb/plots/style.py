@@ -44,6 +44,11 @@ STYLE = plt.style.context(
 )
 
 
+def as_text(name: str) -> str:
+    """A name as matplotlib draws it to the letter: a pair of dollars would else be a formula."""
+    return name.replace("$", r"\$")
+
+
 def variant_colour(name: str) -> str:
     """The colour of a variant in every picture, as '#RRGGBB'; joined names in any order."""
     name = "+".join(sorted(name.split("+")))

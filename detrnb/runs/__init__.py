@@ -29,7 +29,7 @@ from detrnb.runs.log import (
 from detrnb.runs.mirror import Mirror, bring_back
 from detrnb.runs.provenance import cpu_count, this_process
 from detrnb.runs.source import hash_of_file, hash_of_text
-from detrnb.runs.writing import naming, remove_left_over, write_whole
+from detrnb.runs.writing import is_there, naming, remove_left_over, write_whole
 
 __all__ = [
     "ABSENT",
@@ -50,6 +50,7 @@ __all__ = [
     "hash_of_file",
     "hash_of_text",
     "is_over",
+    "is_there",
     "is_project",
     "last_run",
     "located",

@@ -15,16 +15,17 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 
 from detrnb.runs.lock import RunLock
 from detrnb.runs.log import COCO_METRICS, is_torn, parse_object, read_log
-from detrnb.runs.writing import append_whole, copy_whole, remove_left_over, write_whole
+from detrnb.runs.seal import KEY, identity, opened, sealed
+from detrnb.runs.writing import append_whole, copy_whole, is_there, remove_left_over, write_whole
 
 
 def run_name(preset: str, variant: str, seed: int, settings: Mapping[str, object]) -> str:
@@ -76,8 +77,13 @@ class RunFolder:
     def create(self, config: Mapping[str, object]) -> RunFolder:
         """Make the folder and write config.json, replacing one that is there."""
         self.figures.mkdir(parents=True, exist_ok=True)
-        _write_json(self.config_path, config)
+        self._write_json(self.config_path, config)
         return self
+
+    @property
+    def identity(self) -> int | None:
+        """What tells this run's files from another's; None where it has nothing that does."""
+        return identity(self.path)
 
     def write_last(self, save: Callable[[BinaryIO], object]) -> None:
         """Write last.pt, the checkpoint to go on from.
@@ -107,14 +113,15 @@ class RunFolder:
 
     def read_config(self) -> dict:
         """The settings of the run; a ValueError names a file that is missing or not JSON."""
-        return _read_json(self.config_path)
+        found = _read_json(self.config_path)
+        return opened(found, str(self.config_path), 0 if KEY in found else None)
 
     def write_provenance(self, provenance: Mapping[str, object]) -> None:
-        _write_json(self.provenance_path, provenance)
+        self._write_json(self.provenance_path, provenance)
 
     def read_provenance(self) -> dict:
         """What is known of how the run was made; empty before the first write."""
-        return _read_if_there(self.provenance_path)
+        return self._read_if_there(self.provenance_path)
 
     def write_test(
         self,
@@ -138,7 +145,7 @@ class RunFolder:
         """
         if len(stats) != len(COCO_METRICS):
             raise ValueError(f"stats are {len(stats)} numbers; expected COCO's {len(COCO_METRICS)}")
-        _write_json(
+        self._write_json(
             self.test_path,
             {
                 "split": split,
@@ -151,19 +158,19 @@ class RunFolder:
 
     def read_test(self) -> dict:
         """What ``write_test`` kept; empty before."""
-        return _read_if_there(self.test_path)
+        return self._read_if_there(self.test_path)
 
     def write_failed(self, why: str) -> None:
         """Keep that the run diverged; `fit` removes it where the run is tried again."""
-        _write_json(self.failed_path, {"why": why})
+        self._write_json(self.failed_path, {"why": why})
 
     def write_thresholds(self, thresholds: Mapping[str, object]) -> None:
         """Keep which scores of the best epoch's weights to take for detections."""
-        _write_json(self.thresholds_path, thresholds)
+        self._write_json(self.thresholds_path, thresholds)
 
     def read_thresholds(self) -> dict:
         """What ``write_thresholds`` kept; empty before."""
-        return _read_if_there(self.thresholds_path)
+        return self._read_if_there(self.thresholds_path)
 
     def write_timing(self, step_s: float, steps: int) -> None:
         """Keep how long a training step of the run's config takes, measured apart from the run.
@@ -172,11 +179,11 @@ class RunFolder:
             step_s: median seconds of a step.
             steps: that were timed.
         """
-        _write_json(self.timing_path, {"step_s": step_s, "steps": steps})
+        self._write_json(self.timing_path, {"step_s": step_s, "steps": steps})
 
     def read_timing(self) -> dict:
         """What ``write_timing`` kept; empty before."""
-        return _read_if_there(self.timing_path)
+        return self._read_if_there(self.timing_path)
 
     def append_history(self, epochs: int, parameters: Mapping[str, np.ndarray]) -> None:
         """Keep small parameters as they are after so many epochs; what was kept later is dropped.
@@ -194,37 +201,51 @@ class RunFolder:
             known = before.get(name, rows[:0])[:epochs]
             rows[: len(known)], rows[epochs] = known, value
             history[name] = rows
-        write_whole(self.history_path, lambda file: np.savez(file, **history))
+        of_run = {} if self.identity is None else {KEY: np.int64(self.identity)}
+        write_whole(self.history_path, lambda file: np.savez(file, **history, **of_run))
 
     def read_history(self) -> dict[str, np.ndarray]:
         """The parameters kept, each (epochs + 1, ...), before training first; none for DETR.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged, or another run's.
         """
-        if not self.history_path.exists():
+        if not is_there(self.history_path):
             return {}
         try:
             with np.load(self.history_path) as history:
-                return dict(history)
-        except (ValueError, EOFError, BadZipFile):
-            raise ValueError(
-                f"{self.history_path} is damaged; bring it back from a copy, or delete it: training"
-                " goes on, and the parameters of the epochs before are then unknown"
-            ) from None
+                kept = dict(history)
+        except Exception:  # on spoiled bytes the reader fails in many ways
+            raise self._no_history("is damaged") from None
+        of_run, run = kept.pop(KEY, None), self.identity
+        if run is not None and of_run != run:
+            raise self._no_history("is of another run, or damaged")
+        return kept
+
+    def _no_history(self, what: str) -> ValueError:
+        return ValueError(
+            f"{self.history_path} {what}; bring it back from a copy, or delete it: training"
+            " goes on, and the parameters of the epochs before are then unknown"
+        )
 
     def append_log(self, line: Mapping[str, object]) -> None:
         """Add one epoch, keys in the order given, wholly or not at all.
 
         NaN and infinities are written as ``NaN`` and ``Infinity``, as in the reference's logs.
         """
-        data = (json.dumps(line, default=plain) + "\n").encode()
+        line = sealed(json.loads(json.dumps(line, default=plain)), self.identity)
+        data = (json.dumps(line) + "\n").encode()
         self.repair_log()
         append_whole(self.log_path, data)
 
     def read_log(self) -> list[dict]:
         """The run's epochs so far; none before the first is finished."""
-        return read_log(self.log_path) if self.log_path.exists() else []
+        return read_log(self.log_path) if is_there(self.log_path) else []
+
+    def log_checksum(self, epochs: int) -> int:
+        """Of the log's first lines, as bytes: a checkpoint keeps it, so that both are of one run."""
+        data = self.log_path.read_bytes() if self.log_path.exists() else b""
+        return zlib.crc32(b"".join(data.splitlines(keepends=True)[:epochs]))
 
     def repair_log(self) -> int:
         """Cut a line torn by a crash off the log's end, so that appending goes on cleanly.
@@ -247,17 +268,21 @@ class RunFolder:
         remove_left_over(self.path)
         self.repair_log()
 
+    def _write_json(self, path: Path, value: Mapping[str, object]) -> None:
+        plainly = json.loads(json.dumps(value, default=plain))
+        run = None if path == self.config_path else self.identity
+        text = json.dumps(sealed(plainly, run), indent=2) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()))
 
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    text = json.dumps(value, indent=2, default=plain) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
-
-
-def _read_if_there(path: Path) -> dict:
-    return _read_json(path) if path.exists() else {}
+    def _read_if_there(self, path: Path) -> dict:
+        return opened(_read_json(path), str(path), self.identity) if is_there(path) else {}
 
 
 def _read_json(path: Path) -> dict:
+    if is_there(path) and not path.is_file():
+        raise ValueError(
+            f"{path} is a folder, or a link that leads to no file; expected a JSON file"
+        )
     if not path.is_file():
         raise ValueError(f"{path} is missing: is {path.parent} a run folder?")
     return parse_object(path.read_bytes(), str(path))

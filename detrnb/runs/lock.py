@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NoReturn
 
 RENEWED_EVERY, STALE_AFTER = 30.0, 300.0  # seconds
+_KINDS = {"process": int, **dict.fromkeys(("host", "started", "namespace", "token"), str)}
 
 
 class RunLock:
@@ -168,11 +169,13 @@ def _changing(path: Path, held: Mapping[str, object]) -> Iterator[bool]:
 
 
 def _read(path: Path) -> dict:
-    """Who holds a lock; empty where there is none, or only its beginning."""
+    """Who holds a lock; empty where there is none, or nothing that says who: only its beginning."""
     try:
-        return json.loads(path.read_text())
+        held = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    kinds = {key: type(value) for key, value in held.items()} if isinstance(held, dict) else {}
+    return held if kinds.items() >= _KINDS.items() else {}
 
 
 def _this_process() -> dict[str, object]:
@@ -190,7 +193,7 @@ def _is_gone(held: Mapping[str, object]) -> bool:
     here = (platform.node(), _namespace())
     if (held.get("host"), held.get("namespace")) != here:
         return False
-    return _life(held["process"]) != held["life"]
+    return _life(held["process"]) != held.get("life")
 
 
 def _namespace() -> str:

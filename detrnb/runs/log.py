@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 from detrnb.runs.home import located
+from detrnb.runs.seal import identity, opened
+from detrnb.runs.writing import is_there
 
 COCO_METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -57,6 +59,9 @@ def read_log(path: str | os.PathLike[str]) -> list[dict]:
     order marks, UTF-16 (what a redirection in Windows writes), any line ends and NUL bytes are
     taken as they come.
 
+    Where lines end in a checksum, as those of this package's runs do, it is held against the line
+    and against the run's config.json beside it, and left out.
+
     Args:
         path: A run folder or a log file.
 
@@ -64,10 +69,13 @@ def read_log(path: str | os.PathLike[str]) -> list[dict]:
         The lines in the file's order, keys in the line's order.
 
     Raises:
-        ValueError: There is no such file, or a line is none of the above; names file and line.
+        ValueError: There is no such file, or a line is none of the above or not as it was written;
+            names file and line.
     """
     path = located(path)
     path = path / "log.txt" if path.is_dir() else path
+    if is_there(path) and not path.is_file():
+        raise ValueError(f"{path} is no file; give a run folder with a log.txt, or a log file")
     if not path.is_file():
         raise ValueError(f"no log at {path}: give a run folder with a log.txt, or a log file")
     data = path.read_bytes()
@@ -76,11 +84,13 @@ def read_log(path: str | os.PathLike[str]) -> list[dict]:
     lines = data.split(b"\n")
     if is_torn(lines[-1]):
         lines.pop()
-    return [
-        _parse_line(line, f"{path}, line {number}")
+    found = [
+        (_parse_line(line, f"{path}, line {number}"), f"{path}, line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip(_BLANK)
     ]
+    run = identity(path.parent)
+    return [opened(line, where, run) for line, where in found]
 
 
 def is_torn(tail: bytes) -> bool:

@@ -50,6 +50,11 @@ def naming(path: Path) -> Iterator[None]:
         raise told from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether a folder lists a name: a link that leads nowhere is there, and is no missing file."""
+    return os.path.lexists(path)
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace a file in one step, so that neither a reader nor a crash ever meets half of it.
 

@@ -193,6 +193,7 @@ def load_run(
     try:
         # Where it is missing, `load_weights` says so.
         kept = read_checkpoint(weights, mmap=True) if weights.is_file() else None
+        see_run(folder, kept, weights)
         changes = load_weights(model, weights.absolute(), kept).changes
     except ValueError as error:
         raise ValueError(f"{error}{_other(folder, checkpoint)}") from None
@@ -247,8 +248,9 @@ def read_state_of(folder: RunFolder) -> dict:
                 f"{folder.last} is no checkpoint to go on from: it lacks"
                 f" {', '.join(sorted(lacking))}"
             )
+        see_run(folder, state, folder.last)
     except ValueError as error:
-        epoch = _sound_epoch(folder.best)
+        epoch = _sound_epoch(folder, folder.best)
         remedy = (
             f"best.pt is sound: to go on after epoch {epoch}, copy it over last.pt and keep the"
             f" first {epoch} lines of log.txt"
@@ -259,17 +261,29 @@ def read_state_of(folder: RunFolder) -> dict:
     return state
 
 
+def see_run(folder: RunFolder, state: object, path: Path) -> None:
+    """See that a checkpoint is of its folder's run, as far as both tell.
+
+    Raises:
+        ValueError: it is not.
+    """
+    marks = folder.identity, state.get("run") if isinstance(state, dict) else None
+    if None not in marks and marks[0] != marks[1]:
+        raise ValueError(f"{path} is of another run than {folder.config_path}")
+
+
 def _other(folder: RunFolder, checkpoint: str) -> str:
     """What to open in place of a checkpoint that cannot be, as an ending of that error."""
     name = "best" if checkpoint == "last" else "last"
-    epoch = _sound_epoch(getattr(folder, name))
+    epoch = _sound_epoch(folder, getattr(folder, name))
     return f". {name}.pt is sound, of epoch {epoch}: load_run(path, {name!r})" if epoch else ""
 
 
-def _sound_epoch(path: Path) -> int | None:
-    """The epoch, from 1, whose checkpoint a file is; None where it is none."""
+def _sound_epoch(folder: RunFolder, path: Path) -> int | None:
+    """The epoch, from 1, of the folder's run whose checkpoint a file is; None where it is none."""
     try:
         state = read_checkpoint(path, mmap=True)
+        see_run(folder, state, path)
     except (ValueError, OSError):
         return None
     return state["epoch"] + 1 if isinstance(state, dict) and state.keys() >= STATE else None

@@ -17,6 +17,7 @@ from detrnb.runs import (
     config_differences,
     is_over,
     is_project,
+    is_there,
     project_root,
     run_name,
     what_counts,
@@ -143,6 +144,7 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
             start = time.perf_counter()
             if state is None or epoch != state["epoch"]:
                 state = train_epoch(ready, config.train, epoch, after_step) | kept_of(mean)
+                state |= from_main(partial(_marks, folder, epoch))
                 keep_trained(ready, folder, state)
             elif epoch < logged:  # trained and evaluated before
                 continue
@@ -223,7 +225,7 @@ def _open_folder(folder: RunFolder, config: Config) -> None:
 
 def _checkpoint(folder: RunFolder) -> dict | None:
     """What a run goes on from, if there is anything: the same in all processes."""
-    state = read_state_of(folder) if folder.last.exists() else None
+    state = read_state_of(folder) if is_there(folder.last) else None
     trained = 0 if state is None else state["epoch"] + 1
     logged = from_main(partial(_epochs, folder))
     if logged not in (trained, trained - 1):  # the last epoch may lack its evaluation
@@ -231,6 +233,8 @@ def _checkpoint(folder: RunFolder) -> dict | None:
             f"{folder.path}: log.txt holds {logged} epochs, last.pt {trained}; they are not of one"
             " run. Bring back what is missing, or delete the folder"
         )
+    if state is not None:
+        from_main(partial(_see_log, folder, state, logged))
     told = from_main(lambda: trained)
     if told != trained:
         raise ValueError(
@@ -238,6 +242,30 @@ def _checkpoint(folder: RunFolder) -> dict | None:
             " all processes must see one folder runs/"
         )
     return state
+
+
+def _marks(folder: RunFolder, epoch: int) -> dict[str, int | None]:
+    """What a checkpoint keeps so that it goes on in no other run's folder."""
+    return {"run": folder.identity, "log_before": folder.log_checksum(epoch)}
+
+
+def _see_log(folder: RunFolder, state: dict, logged: int) -> None:
+    """See that the log is what went before a checkpoint.
+
+    Raises:
+        ValueError: it is of another run, or was changed.
+    """
+    before = state["epoch"]
+    same = state.get("log_before") in (None, folder.log_checksum(before))
+    if same and logged > before:
+        line = folder.read_log()[before]
+        kept = state["train_line"].items()
+        same = all(line.get(k) == v or v != v for k, v in kept)
+    if not same:
+        raise ValueError(
+            f"{folder.log_path} is not the log that {folder.last} goes on from: it is of another"
+            " run, or was changed. Bring back the right one, or delete the folder"
+        )
 
 
 def _epochs(folder: RunFolder) -> int:

@@ -1,7 +1,5 @@
 """The audit: what it finds by itself in the journal's logs and in run folders."""
 
-import json
-
 import numpy as np
 import pytest
 from runs_on_disk import JOURNAL, STUDY, write_run
@@ -160,16 +158,17 @@ def test_several_settings_of_the_model_cannot_be_told_apart(tmp_path):
 
 def test_other_data_forbid_the_comparison(tmp_path):
     paths = [write_run(tmp_path, name, 0, 0.3) for name in ("detr", "other")]
-    provenance = json.loads((paths[1] / "provenance.json").read_text())
+    folder = RunFolder(paths[1])
+    provenance = folder.read_provenance()
     provenance["data"]["instances_val2017"] = "0123456789abcdef"
-    (paths[1] / "provenance.json").write_text(json.dumps(provenance))
+    folder.write_provenance(provenance)
     assert difference(audit(*paths), "data").decisive
 
 
 def test_log_that_contradicts_its_provenance_is_named(tmp_path):
     path = write_run(tmp_path, "detr", 0, 0.3)
-    provenance = json.loads((path / "provenance.json").read_text())
-    (path / "provenance.json").write_text(json.dumps(provenance | {"steps_per_epoch": 374}))
+    folder = RunFolder(path)
+    folder.write_provenance(folder.read_provenance() | {"steps_per_epoch": 374})
     found = audit(path, STUDY / "detr-s0")
     assert "which does not divide it" in found.findings[0]["images an epoch"].because
 

@@ -1,6 +1,9 @@
 """The toy trainings that drills break, by the command that a person types."""
 
 import json
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import nasty
@@ -85,7 +88,8 @@ def difference(ours: object, theirs: object, where: str = "") -> str:
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
         if len(ours) != len(theirs):
             return f"{where}: {len(ours)} and {len(theirs)} of them"
-        told = (difference(a, b, f"{where}.{i}") for i, (a, b) in enumerate(zip(ours, theirs)))
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        told = (difference(a, b, f"{where}.{i}") for i, (a, b) in pairs)
         return next(filter(None, told), "")
     if hasattr(ours, "shape") and hasattr(theirs, "shape"):
         equal = torch.equal(
@@ -97,5 +101,30 @@ def difference(ours: object, theirs: object, where: str = "") -> str:
 
 
 def _lasts(key: object) -> bool:
-    """Whether a value is the same in every equal run: times are not."""
-    return not str(key).endswith("_time_s")
+    """Whether a value is the same in every equal run: times are not, nor what is made of them."""
+    return not str(key).endswith(("_time_s", "log_before"))
+
+
+def together(
+    project: Path, count: int, line: list[str], before: Callable[[int], None] = lambda rank: None
+) -> list[Child]:
+    """Start processes that train one run, as torchrun does.
+
+    Args:
+        before: called in each with its number.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+
+    def of(rank: int) -> Callable[[], int]:
+        def do() -> int:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
+            os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            before(rank)
+            return main(line)
+
+        return do
+
+    return [Child(of(rank), project) for rank in range(count)]
