@@ -243,7 +243,7 @@ class RunFolder:
         return read_log(self.log_path) if is_there(self.log_path) else []
 
     def log_checksum(self, epochs: int) -> int:
-        """Of the log's first lines, as bytes: a checkpoint keeps it, so that both are of one run."""
+        """Of the log's first lines; a checkpoint keeps it, so that both are of one run."""
         data = self.log_path.read_bytes() if self.log_path.exists() else b""
         return zlib.crc32(b"".join(data.splitlines(keepends=True)[:epochs]))
 

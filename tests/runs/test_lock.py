@@ -127,7 +127,8 @@ def test_lock_is_renewed_while_it_is_held_and_never_another_ones(folder, monkeyp
     waits = iter([False, True, False, True])
     monkeypatch.setattr(lock._released, "wait", lambda seconds: next(waits))
     elsewhere_file = folder / "lock.json"
-    elsewhere_file.write_text(json.dumps({"token": "mine"}))
+    held = {"process": 1, "host": "", "started": "", "namespace": "", "token": "mine"}
+    elsewhere_file.write_text(json.dumps(held))
     os.utime(elsewhere_file, (1, 1))
     lock._renew("mine")
     assert elsewhere_file.stat().st_mtime > 1
@@ -195,3 +196,16 @@ def test_sigterm_ends_a_process_in_order(folder):
     process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert files(folder) == []
+
+
+@pytest.mark.parametrize(
+    "spoiled", ["", "[]", "1", '{"process": 7}', '{"qrocess": 7}', "\x80\x04."]
+)
+def test_lock_that_says_nobody_is_an_unknown_processs_until_it_is_stale(folder, spoiled, capsys):
+    folder.mkdir()
+    (folder / "lock.json").write_text(spoiled)
+    with pytest.raises(ValueError, match="is being trained by an unknown process"):
+        RunLock(folder).acquire()
+    os.utime(folder / "lock.json", (1, 1))
+    RunLock(folder).acquire()
+    assert "took over the lock of an unknown process" in capsys.readouterr().out

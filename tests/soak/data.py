@@ -226,10 +226,11 @@ def image_spoilt(project: Project, name: str, workers: int, spoil: Callable) -> 
         why = f"ended with {code}: {said[-300:]}"
     if not why:  # started again with the spoilt file
         again = trained(project.folder, *project.line(name, workers))
-        if code == 1 and (again.code != 1 or file.name not in again.said):
-            why = f"goes on with it: {again.said[-300:]}"
-        elif "Traceback" in again.said or (again.code == 1 and " not " not in again.said):
+        named = file.name in again.said or "other annotations or images" in again.said
+        if "Traceback" in again.said or again.code == 1 and not named:
             why = f"went on to {again.said[-300:]}"
+        elif code == 1 and again.code == 0:
+            why = f"goes on with it: {again.said[-300:]}"
     project.mend()
     why = why or project.same(name, workers)
     part = f"image {spoil.__name__.replace('_', ' ')} while training"

@@ -92,7 +92,7 @@ MAY_LACK = {"thresholds": {}, "history": {}}
 
 
 def what_is_read(folder: Folder, path: Path, name: str) -> str:
-    """What a reader says of a spoiled run that is neither true nor a refusal by name; or nothing."""
+    """What a reader says of a spoiled run that is neither true nor a refusal by name."""
     for reader, read in READERS.items():
         try:
             found = read(path)

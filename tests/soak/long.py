@@ -33,13 +33,8 @@ def measured(file: Path) -> None:
         evaluate(*given)
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
         handles = len(list(Path("/proc/self/fd").iterdir()))
-        now = [
-            resident,
-            handles,
-            threading.active_count(),
-            time.process_time(),
-            len(gc.get_objects()),
-        ]
+        now = [resident, handles, threading.active_count(), time.process_time()]
+        now.append(len(gc.get_objects()))
         with file.open("a") as told:
             told.write(json.dumps(now) + "\n")
 

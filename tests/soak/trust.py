@@ -52,9 +52,8 @@ class _Active(HTMLParser):
         named = dict(attributes)
         if tag == "script" and "alert(1)" in str(named):
             self.found.append(f"<{tag}>")
-        self.found += [
-            f"{n}={v}" for n, v in attributes if n.startswith("on") and "alert" in str(v)
-        ]
+        active = [(n, v) for n, v in attributes if n.startswith("on") and "alert" in str(v)]
+        self.found += [f"{n}={v}" for n, v in active]
         self._inside = tag
 
     def handle_data(self, data: str) -> None:
@@ -78,7 +77,7 @@ def in_pictures(name: str, folder: Path) -> str:
     truth = {"boxes": boxes, "labels": np.zeros(1, int)}
     log = pd.DataFrame({"train_loss": [1.0], "test_loss": [1.0], "AP": [0.1], "AP50": [0.2]})
     figures = [
-        plot_detections([image], [found], [truth], names),
+        plot_detections([image], [truth], [found], names),
         plot_per_class({name: 0.5, "other": 0.1}),
         plot_curves({name: log}),
     ]
@@ -92,14 +91,13 @@ def in_pictures(name: str, folder: Path) -> str:
 
 
 def in_pages(name: str, folder: Path) -> str:
-    """A notebook of which prose, output and title hold the name as text, as page and in the index."""
+    """A notebook whose output and failure hold the name as text, as a page and in the index."""
     notebook = nbformat.v4.new_notebook()
     frame = pd.DataFrame({"class": [name]})
+    table = {"text/html": frame.to_html(), "text/plain": name}
     outputs = [
         nbformat.v4.new_output("stream", name="stdout", text=name),
-        nbformat.v4.new_output(
-            "execute_result", {"text/html": frame.to_html(), "text/plain": name}
-        ),
+        nbformat.v4.new_output("execute_result", table),
     ]
     cell = nbformat.v4.new_code_cell("1", outputs=outputs, execution_count=1)
     notebook.cells = [nbformat.v4.new_markdown_cell("# title"), cell]
@@ -107,6 +105,7 @@ def in_pages(name: str, folder: Path) -> str:
     nbformat.write(notebook, source)
     export_html(source, page, folder)
     active = runs_in(page.read_text())
+    page.unlink()  # as of one that failed
     index = write_index(folder, [source], failed={"00_it": name})
     active = active or runs_in(index.read_text())
     shown = html.escape(name, quote=False)

@@ -1,4 +1,4 @@
-"""Two of everything: of many that want one folder one works, and the others wait or say who works."""
+"""Two of everything: of many that want one folder one works, the others wait or say who works."""
 
 import subprocess
 import sys
