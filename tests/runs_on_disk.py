@@ -38,6 +38,8 @@ def write_run(
         section, key = dotted.split(".")
         config[section][key] = value
     folder = RunFolder(parent / f"{entry}-s{seed}").create(config)
+    # As of before there were checksums: tests change these files.
+    folder.config_path.write_text(json.dumps(config))
     folder.write_provenance({**provenance, "seed": seed})
     line = json.loads((source.path / "log.txt").read_text().splitlines()[-1])
     for epoch in range(epochs if logged is None else logged):

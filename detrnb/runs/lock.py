@@ -85,9 +85,14 @@ class RunLock:
         if self._mine is None:
             return
         self._released.set()
-        with suppress(OSError), _changing(self.path, self._mine) as mine:
-            if mine:
-                self.path.unlink()
+        try:
+            with _changing(self.path, self._mine) as mine:
+                if mine:
+                    self.path.unlink()
+        except OSError:  # a full disk has no room for a claim; removing needs none
+            with suppress(OSError):
+                if _read(self.path).get("token") == self._mine["token"]:
+                    self.path.unlink()
         self._mine = None
         if self._heeds_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

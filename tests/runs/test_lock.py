@@ -209,3 +209,18 @@ def test_lock_that_says_nobody_is_an_unknown_processs_until_it_is_stale(folder, 
     os.utime(folder / "lock.json", (1, 1))
     RunLock(folder).acquire()
     assert "took over the lock of an unknown process" in capsys.readouterr().out
+
+
+def test_lock_is_given_back_where_a_full_disk_has_no_room_for_a_claim(folder, monkeypatch):
+    lock = RunLock(folder)
+    lock.acquire()
+    opened = Path.open
+
+    def full(path, *given, **named):
+        if path.suffix == ".claim":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    lock.release()
+    assert files(folder) == []

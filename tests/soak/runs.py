@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nasty
 import torch
+from accelerate.state import AcceleratorState
 
 import detrnb.training  # noqa: F401  that forks find it imported
 from detrnb.commands import main
@@ -101,8 +102,10 @@ def difference(ours: object, theirs: object, where: str = "") -> str:
 
 
 def _lasts(key: object) -> bool:
-    """Whether a value is the same in every equal run: times are not, nor what is made of them."""
-    return not str(key).endswith(("_time_s", "log_before"))
+    """Whether a value is the same in every equal run: no time is, nor what is made of times, nor
+    the mark of a config that differs in who reads the images.
+    """
+    return not str(key).endswith(("_time_s", "log_before")) and key != "run"
 
 
 def together(
@@ -122,6 +125,8 @@ def together(
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
             os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
             os.environ["MASTER_ADDR"] = "127.0.0.1"
+            # What the process that this is a fork of took itself for, if it did.
+            AcceleratorState._reset_state(reset_partial_state=True)
             before(rank)
             return main(line)
 

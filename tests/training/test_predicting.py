@@ -129,7 +129,7 @@ def test_the_command_leaves_pictures_results_and_counts(run, images, tmp_path, c
 def test_the_command_says_which_threshold_it_takes_and_draws_its_curve(run, images, capsys):
     kept = run.thresholds
     kept["overall"] = {"threshold": 0.2, "f1": 0.5, "precision": 0.5, "recall": 0.5, "objects": 9}
-    (run.path / "thresholds.json").write_text(json.dumps(kept))
+    RunFolder(run.path).write_thresholds(kept)
     assert main(["predict", "runs/small", str(images[0])]) == 0
     shown = capsys.readouterr().out
     assert "threshold 0.200, of the best F1 (0.500; precision 0.500, recall 0.500)" in shown
