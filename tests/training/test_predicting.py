@@ -11,6 +11,7 @@ from PIL import Image
 from detrnb import Config, fit, load_run
 from detrnb.commands import main
 from detrnb.datasets import split_paths
+from detrnb.runs import RunFolder
 
 SMALL = {"data.toy.num_images": (16, 6, 4), "train.batch_size": 4, "train.epochs": 1}
 
