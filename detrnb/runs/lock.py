@@ -59,6 +59,9 @@ class RunLock:
                 time.sleep(0.1)  # another process is at it
         finally:
             draft.unlink(missing_ok=True)
+        for claim in self.folder.glob(".lock.*.claim"):  # of those killed while they took it over
+            if _is_gone(_read(claim)):
+                claim.unlink(missing_ok=True)
         self._released.clear()
         threading.Thread(target=self._renew, args=[mine["token"]], daemon=True).start()
         if threading.current_thread() is threading.main_thread():  # others may set no handler
@@ -159,11 +162,16 @@ def _changing(path: Path, held: Mapping[str, object]) -> Iterator[bool]:
         Whether the lock is still that one, and nobody else is changing it.
     """
     claim = path.with_name(f".lock.{held.get('token')}.claim")
+    while _is_gone(dead := _read(claim)):
+        # One was killed just here. Its claim stays: of two that remove it, the second would remove
+        # the first one's new claim.
+        claim = path.with_name(f".lock.{dead['token']}.claim")
     with suppress(FileNotFoundError):
-        if time.time() - claim.stat().st_mtime > STALE_AFTER:  # of one that was killed just here
+        if time.time() - claim.stat().st_mtime > STALE_AFTER:  # of one on another host
             claim.unlink()
     try:
-        claim.open("x").close()
+        with claim.open("x") as file:
+            file.write(json.dumps(_this_process() | {"token": uuid.uuid4().hex}))
     except FileExistsError:
         yield False
         return

@@ -224,3 +224,25 @@ def test_lock_is_given_back_where_a_full_disk_has_no_room_for_a_claim(folder, mo
     monkeypatch.setattr(Path, "open", full)
     lock.release()
     assert files(folder) == []
+
+
+@pytest.mark.parametrize("instant", ["os.unlink", "os.replace"])
+def test_process_killed_while_it_changes_a_lock_holds_up_nobody(folder, instant, capsys):
+    """As it gives its own back, or takes over that of one that is gone."""
+    begun = "os._exit(0)" if instant == "os.replace" else "pass"
+    dies = f"{instant} = lambda *given, **named: os._exit(9) if 'lock.json' in str(given) else None"
+    taken = start(begun, folder)
+    taken.communicate()
+    if instant == "os.unlink":
+        start(f"{dies}; lock.release()", folder).communicate()
+    else:
+        code = "import os, sys; from pathlib import Path; from detrnb.runs import RunLock\n"
+        code += f"{dies}\nRunLock(Path(sys.argv[1])).acquire()"
+        environment = os.environ | {"PYTHONPATH": str(Path(detrnb.__file__).parents[1])}
+        subprocess.run([sys.executable, "-c", code, str(folder)], env=environment)
+    assert any(name.endswith(".claim") for name in files(folder))
+    lock = RunLock(folder)
+    lock.acquire()
+    assert "whose process is gone" in capsys.readouterr().out
+    lock.release()
+    assert files(folder) == []

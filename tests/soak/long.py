@@ -88,7 +88,7 @@ def as_coco(folder: Path, images: int) -> None:
         pixels = draw.randint(0, 256, (60, 80, 3)).astype(np.uint8)
         Image.fromarray(pixels).resize((640, 480)).save(file)
         files.append(file)
-    for split, count in (("train2017", images), ("val2017", max(8, images // 25))):
+    for split, count in (("train2017", images), ("val2017", max(8, images // 50))):
         (root / split).mkdir()
         for number in range(count):
             (root / split / f"{number:012d}.jpg").hardlink_to(files[number % 8])
