@@ -51,7 +51,9 @@ class RunLock:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         mine = _this_process() | {"token": uuid.uuid4().hex}
-        draft = self.folder / f".lock.{mine['token']}.tmp"
+        # Named so that `remove_left_over` knows whose it was, if this process is killed here.
+        writer = f"{platform.node()}.{os.getpid()}.0"
+        draft = self.folder / f".lock.{mine['token']}.{writer}.tmp"
         draft.write_text(json.dumps(mine, indent=2) + "\n")
         self._mine = mine  # before it is made: `release` then removes it whatever comes between
         try:

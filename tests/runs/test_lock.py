@@ -14,6 +14,7 @@ import pytest
 
 import detrnb
 from detrnb.runs import lock as locks
+from detrnb.runs import remove_left_over
 from detrnb.runs.lock import STALE_AFTER, RunLock
 
 
@@ -245,4 +246,5 @@ def test_process_killed_while_it_changes_a_lock_holds_up_nobody(folder, instant,
     lock.acquire()
     assert "whose process is gone" in capsys.readouterr().out
     lock.release()
+    remove_left_over(folder)
     assert files(folder) == []

@@ -124,4 +124,8 @@ def tries(folder: Path) -> Iterator[Try]:
             yield on_a_read_only_one(project)
 
 
-DISK = Drill("Disk", tries)
+TAUGHT = (
+    "a lock was not given back where a full disk had no room for its claim: "
+    "runs/test_lock.py::test_lock_is_given_back_where_a_full_disk_has_no_room_for_a_claim"
+)
+DISK = Drill("Disk", tries, TAUGHT)

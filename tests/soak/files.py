@@ -200,4 +200,10 @@ def tries(folder: Path, every: int = 8) -> Iterator[Try]:
             yield Try(part, not why, why and f"{name}: {why}")
 
 
-FILES = Drill("Files", tries)
+TAUGHT = (
+    "a flipped bit, another run's file or a link that led nowhere was read as a result: "
+    "runs/test_seal.py, soak/test_spoiled.py::test_run_does_not_go_on_with_another_runs_file;"
+    " a spoiled lock.json ended in a KeyError: "
+    "runs/test_lock.py::test_lock_that_says_nobody_is_an_unknown_processs_until_it_is_stale"
+)
+FILES = Drill("Files", tries, TAUGHT)

@@ -40,7 +40,11 @@ class Hook:
         raw = writing._NotingFile.write
 
         def hooked_write(file: object, data: bytes) -> int:
-            self._before("write", file.name, lambda: raw(file, bytes(data)[: len(data) // 2]))
+            try:
+                self._before("write", file.name, lambda: raw(file, bytes(data)[: len(data) // 2]))
+            except OSError as error:  # noted, as what hooked_write stands for would
+                file.failed = error
+                raise
             return raw(file, data)
 
         writing._NotingFile.write = hooked_write

@@ -16,6 +16,7 @@ LARGE = 'for _ in range({megabytes}): print("x" * 1_000_000)'
 
 def notebook(path: Path, *cells: str) -> Path:
     made = nbformat.v4.new_notebook()
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "3", "language": "python"}
     parameters = nbformat.v4.new_code_cell("smoke: bool = False  # seconds")
     parameters.metadata["tags"] = ["parameters"]
     made.cells = [parameters, *map(nbformat.v4.new_code_cell, cells)]

@@ -29,7 +29,7 @@ def number_of(project: kill.Project, operation: str, nth: int = 1) -> int:
 
 
 @pytest.mark.parametrize(
-    "operation", ["replace last.pt", "replace best.pt", "write log.txt", "fsync .history.npz"]
+    "operation", ["replace last.pt", "replace history.npz", "write log.txt", "fsync .history.npz"]
 )
 def test_run_killed_between_file_operations_ends_as_the_unbroken(project, operation):
     held(kill.between_operations(project, VARIANT, number_of(project, operation), torn=False))
@@ -51,7 +51,7 @@ def test_run_that_stood_still_and_was_overtaken_writes_nothing_more(project):
 
 @pytest.mark.parametrize(
     "operation, kind",
-    [("write .last.pt", "full"), ("replace log.txt", "quota"), ("fsync .config", "failing")],
+    [("write .last.pt", "full"), ("write log.txt", "quota"), ("fsync .config", "failing")],
 )
 def test_disk_that_fails_is_named_and_the_run_goes_on_with_room(project, operation, kind):
     held(disk.at_an_operation(project, number_of(project, operation, 0), kind))

@@ -198,4 +198,12 @@ def tries(folder: Path) -> Iterator[Try]:
     yield one("JupyterLab", "make lab", lab)
 
 
-TRUST = Drill("Trust", tries)
+TAUGHT = (
+    "an annotation's file_name could lead out of the folder of images: "
+    "soak/test_spoiled.py::test_images_outside_their_folder_are_refused; names with dollars "
+    "were drawn as formulas, or ended the picture: "
+    "soak/test_spoiled.py::test_hostile_names_are_shown_as_text; make lab took whatever "
+    "address and token a user's settings had: "
+    "soak/test_spoiled.py::test_jupyterlab_listens_on_this_machine_and_asks_for_a_token"
+)
+TRUST = Drill("Trust", tries, TAUGHT)
