@@ -18,6 +18,7 @@ from detrnb.commands.pages import export_html
 
 PACKAGE_IN = Path(__file__).resolve().parents[2]  # kernels import what this process does
 SMOKE_CELL_SECONDS = 600  # a smoke cell that takes longer hangs
+OUTPUT_SECONDS = 300  # between two pieces of a cell's output, once the cell is over
 
 _KERNEL_ENVIRONMENT = {
     # An exported Agg would leave the executed copies without pictures.
@@ -115,6 +116,8 @@ def run_notebook(
                 progress_bar=False,
                 stdout_file=_EpochLines(),
                 execution_timeout=timeout,
+                # Of a cell that is over, much output may still be on its way.
+                iopub_timeout=OUTPUT_SECONDS,
                 coalesce_streams=True,  # a bar's hundred refreshes become one line
                 store_widget_state=False,  # GitHub cannot show a notebook that holds it
                 # Silences ipykernel's warning about TCP without encryption.

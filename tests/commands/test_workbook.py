@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from papermill.clientwrap import PapermillNotebookClient
 
 from detrnb.commands import main, notebooks
 from detrnb.commands.notebooks import NotebookFailed, run_notebook, run_workbook
@@ -52,6 +53,20 @@ def test_run_notebook_uses_this_interpreter_and_the_notebooks_folder(tmp_path, m
         "True",
     ]
     assert 0 < seconds < 60
+
+
+def test_run_notebook_waits_for_output_that_is_on_its_way(tmp_path, monkeypatch):
+    """Else a cell that prints much has failed where the machine is busy."""
+    waits, begin = [], PapermillNotebookClient.__init__
+
+    def noting(self, *given, **named):
+        begin(self, *given, **named)
+        waits.append(self.iopub_timeout)
+
+    monkeypatch.setattr(PapermillNotebookClient, "__init__", noting)
+    source = write_notebook(tmp_path / "01_first.ipynb", "1")
+    run_notebook(source, tmp_path / "out.ipynb", {})
+    assert waits == [notebooks.OUTPUT_SECONDS] and waits[0] > 60
 
 
 def test_run_notebook_refuses_unknown_parameter(tmp_path):
