@@ -35,13 +35,6 @@ def train_epoch(
     ready.train_loader.batch_sampler.set_epoch(epoch)
     if isinstance(ready.train_set, CocoDataset):
         ready.train_set.set_epoch(epoch)
-    skipped = 0
-
-    def after_step(loss: float) -> None:
-        nonlocal skipped
-        skipped += accelerator.optimizer_step_was_skipped
-        on_step(loss)
-
     line = train_one_epoch(
         ready.model,
         ready.criterion,
@@ -53,7 +46,7 @@ def train_epoch(
         accumulate=train.accumulate,
         clip_max_norm=train.clip_max_norm,
         rate_factor=ready.rate_factor,
-        on_step=after_step,
+        on_step=on_step,
     )
     weights = ready.core.state_dict()
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
@@ -70,8 +63,6 @@ def train_epoch(
         "classes": ready.classes,
         "train_line": line,
         "train_time_s": time.perf_counter() - begin,
-        # Where gradients need a scale, that is, in fp16.
-        **({} if accelerator.scaler is None else {"skipped_steps": skipped}),
     }
 
 
@@ -109,7 +100,6 @@ def evaluate_epoch(
         "test_coco_eval_bbox_per_class": result.metrics.per_class,
         "train_time_s": state["train_time_s"],
         "test_time_s": time.perf_counter() - begin,
-        **{f"train_{key}": state[key] for key in ("skipped_steps",) if key in state},
         **{f"ema_{key}": value for key, value in of_mean.items()},
     }
     from_main(folder.lock.check)
