@@ -19,7 +19,7 @@ from soak.kill import Project
 VARIANT = "adaptive_res"  # has a history
 ERRORS = {"full": errno.ENOSPC, "quota": errno.EDQUOT, "failing": errno.EIO}
 ERRORS |= {"read-only": errno.EROFS, "stalled network": errno.ESTALE}
-KINDS = ("write", "fsync", "replace")  # what a disk refuses where it has no room
+KINDS = ("open", "write", "fsync", "replace")  # what a disk refuses where it has no room
 
 
 def judged(project: Project, name: str, child: Child, file: str = "") -> str:

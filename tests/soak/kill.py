@@ -26,6 +26,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         nasty.write(folder)
+        (folder / "runs").mkdir()  # or the first run has operations that others lack
         self.unbroken: dict[str, dict] = {}
         self.operations: dict[str, list[str]] = {}
         self.seconds: dict[str, float] = {}
