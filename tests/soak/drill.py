@@ -44,10 +44,11 @@ class Drill:
     tries: Callable[[Path], Iterator[Try]]
     taught: str = ""
     done: list[Try] = field(default_factory=list)
+    commit: str = ""
 
     def run(self, folder: Path, seconds: float) -> None:
         """Try until the time is over or nothing is left to try."""
-        end = time.monotonic() + seconds
+        self.commit, end = _commit(), time.monotonic() + seconds  # of the code that is tried
         for one in self.tries(folder):
             self.done.append(one)
             mark = {True: ".", False: "F", None: "-"}[one.survived]
@@ -69,7 +70,7 @@ class Drill:
             "not tried": sorted({f"{t.part}: {t.why}" for t in self.done if t.survived is None}),
             "taught": self.taught,
             "date": datetime.now(UTC).isoformat(timespec="minutes"),
-            "commit": _commit(),
+            "commit": self.commit,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         }
 
