@@ -4,13 +4,11 @@
 
 Sizes are drawn, with replacement, from those of the 38 COCO photographs in super-gradients'
 tests/data/tinycoco (commit e0ccacf), a small sample but not one chosen by size; or taken from an
-annotation file. They go through the training transform, which draws as it does for images. Nothing
-is timed.
+annotation file. They go through the training transform. Nothing is timed.
 """
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,31 +22,6 @@ SIZES = {  # (width, height): how many of the 38 have it
     **{(500, 423): 1, (640, 500): 1, (640, 462): 1, (640, 425): 1, (461, 500): 1, (634, 640): 1},
 }
 BATCH_SIZES = (2, 4, 8)  # of one process
-
-
-@dataclass
-class Shape:
-    """As much of an image as the transform needs to know its size."""
-
-    size: tuple[int, int]
-
-    @property
-    def width(self) -> int:
-        return self.size[0]
-
-    @property
-    def height(self) -> int:
-        return self.size[1]
-
-    def transpose(self, method: object) -> "Shape":
-        return self
-
-    def resize(self, size: tuple[int, int], method: object) -> "Shape":
-        return Shape(size)
-
-    def crop(self, region: tuple[int, int, int, int]) -> "Shape":
-        left, top, right, bottom = region
-        return Shape((right - left, bottom - top))
 
 
 def read_sizes(annotations: Path | None, count: int = 20_000) -> np.ndarray:
@@ -78,8 +51,8 @@ def main() -> None:
     print(f"{len(sizes)} images. Padding among all pixels, and the largest image with its padding")
     print(f"in megapixels: {'shuffled':>28}    by aspect ratio")
     for name, transform in (("coco", TrainTransform()), ("coco, data.crop=false", whole)):
-        rng, none = np.random.default_rng(1), np.zeros((0, 4), dtype=np.float32)
-        shapes = np.array([transform(Shape(tuple(s)), none, none, rng)[0].size for s in sizes])
+        rng = np.random.default_rng(1)
+        shapes = np.array([transform(size, rng).size for size in map(tuple, sizes.tolist())])
         for batch_size in BATCH_SIZES:
             found = [
                 padding(list(TrainBatches(len(sizes), batch_size, 0, aspects=aspects)), shapes)

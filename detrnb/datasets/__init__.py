@@ -9,9 +9,10 @@ from detrnb.datasets.annotations import (
 )
 from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.checking import Report, check
-from detrnb.datasets.coco import CocoDataset, collate, sound_records
-from detrnb.datasets.loader import Batch, FeatureDataset, compute_features, make_loader
-from detrnb.datasets.pictures import as_rgb
+from detrnb.datasets.coco import CocoDataset, sound_records
+from detrnb.datasets.collating import Batch, collate
+from detrnb.datasets.loader import FeatureDataset, compute_features, make_loader
+from detrnb.datasets.pictures import as_rgb, as_tensor
 from detrnb.datasets.splits import (
     check_splits,
     has_split,
@@ -34,6 +35,7 @@ __all__ = [
     "TrainBatches",
     "TrainTransform",
     "as_rgb",
+    "as_tensor",
     "category_difference",
     "check",
     "check_splits",

@@ -1,0 +1,274 @@
+"""What reading and augmenting training's images takes: the reference's input and ours, one core.
+
+    python bench/input.py [--reference CLONE] [--data FOLDER] [--rounds 9]
+
+Preset `coco`: JPEGs with boxes through the whole augmentation into batches of two, in this process
+by one thread. Ours gives uint8, which the model normalises; the last row does that too, as the
+reference does in its input. Images are 640×480, as sharp and as large in bytes as COCO's (quality
+95, colours not thinned out), cut from the photographs that scikit-image and scikit-learn bring; or
+those of a folder in COCO layout. The reference is a clone of facebookresearch/detr.
+
+Both get the same draws, and their boxes are held against each other first; then how far our pixels
+are from the reference's, in levels of 255, of images that are only resized and of those that are
+cropped, which the reference resizes twice and we once. Contestants alternate batch by batch; a
+batch counts with the least time of all rounds, so that other load on the machine counts least.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detrnb.datasets import CocoDataset, TrainTransform, collate
+from detrnb.datasets.toy_drawing import PHOTOGRAPHS, read_photographs
+
+BATCH = 2  # of the preset `coco`
+IMAGES, BOXES = 34, 7  # generated; COCO has 7.3 boxes an image
+MEAN, STD = ([[[v]] for v in row] for row in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+SLIVER = 1.5  # pixels of the image: what one side of the comparison may have cut off, not the other
+
+Sample = tuple[Tensor, dict]
+
+
+def generate(root: Path) -> None:
+    """Write photographs of 640×480 as JPEG, and boxes, in COCO layout."""
+    rng = np.random.default_rng(0)
+    photographs = [image for split in PHOTOGRAPHS for _, image in read_photographs(split)]
+    content = {"images": [], "annotations": []}
+    content["categories"] = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
+    (root / "annotations").mkdir()
+    (root / "train2017").mkdir()
+    for i in range(IMAGES):
+        photograph = photographs[i % len(photographs)]
+        side = min(photograph.width / 4, photograph.height / 3)
+        x, y = (photograph.width - 4 * side) * rng.random(), (photograph.height - 3 * side) / 2
+        image = photograph.resize((640, 480), Image.BICUBIC, (x, y, x + 4 * side, y + 3 * side))
+        name = f"{i + 1:012d}.jpg"
+        image.save(root / "train2017" / name, quality=95, subsampling=0)
+        content["images"].append({"id": i + 1, "file_name": name, "width": 640, "height": 480})
+        for _ in range(BOXES):
+            x, y = rng.uniform(0, (560, 400)).round(2).tolist()
+            w, h = (rng.uniform(0.1, 1, 2) * (640 - x, 480 - y)).round(2).tolist()
+            box = {"id": len(content["annotations"]) + 1, "image_id": i + 1, "bbox": [x, y, w, h]}
+            box |= {"category_id": int(rng.integers(1, 81)), "area": w * h, "iscrowd": 0}
+            content["annotations"].append(box)
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+
+
+class Draws:
+    """Our random numbers, asked for as the reference asks for its own."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng, self.flipped = rng, False
+
+    def random(self) -> float:
+        """First whether to mirror; then whether to crop, which the reference does from 0.5 up."""
+        if self.flipped:
+            return 1 - self.rng.random()
+        self.flipped = True
+        return self.rng.random()
+
+    def choice(self, values: list[int]) -> int:
+        """One of several."""
+        return int(self.rng.choice(values))
+
+    def randint(self, low: int, high: int) -> int:
+        """One of a range, both ends included."""
+        return int(self.rng.integers(low, high, endpoint=True))
+
+    def place(self, image: Image.Image, size: list[int]) -> tuple[int, int, int, int]:
+        """Where a crop of a height and width lies: top, left, height, width."""
+        height, width = size
+        left = self.randint(0, image.width - width)
+        return self.randint(0, image.height - height), left, height, width
+
+
+@contextmanager
+def reference_input(clone: Path, root: Path) -> Iterator[tuple[Callable, Callable]]:
+    """The reference's input: (index, epoch) -> sample, with our draws; and samples -> batch."""
+    sys.path.insert(0, str(clone))
+    try:
+        from datasets import transforms
+        from datasets.coco import CocoDetection, make_coco_transforms
+        from util.misc import collate_fn
+    finally:
+        sys.path.remove(str(clone))
+    with redirect_stdout(StringIO()):
+        dataset = CocoDetection(
+            root / "train2017",
+            root / "annotations" / "instances_train2017.json",
+            make_coco_transforms("train"),
+            return_masks=False,
+        )
+    before = transforms.random, transforms.T
+
+    def sample(index: int, epoch: int) -> Sample:
+        draws = Draws(np.random.default_rng([0, epoch, index]))
+        transforms.random = draws
+        transforms.T = SimpleNamespace(RandomCrop=SimpleNamespace(get_params=draws.place))
+        return dataset[index]
+
+    try:
+        yield sample, collate_fn
+    finally:
+        transforms.random, transforms.T = before
+
+
+def normalized(batch: tuple) -> Tensor:
+    """A batch of ours as the model makes it of uint8."""
+    images, padding_mask, _ = batch
+    return ((images.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).masked_fill(
+        padding_mask[:, None], 0.0
+    )
+
+
+def check_boxes(theirs: dict, ours: dict) -> float:
+    """The largest difference of boxes for the same draws, as a share of the image's side.
+
+    Raises:
+        ValueError: they are not the same boxes; those of which one side has but a sliver aside.
+    """
+    if tuple(theirs["size"].tolist()) != ours["size"]:
+        raise ValueError(f"sizes differ: {theirs['size'].tolist()}, ours {ours['size']}")
+    # A cropped image is enlarged by at most as much as this.
+    sliver = SLIVER * max(ours["size"]) / min(ours["orig_size"]) / min(ours["size"])
+    rows = [
+        torch.cat([target["labels"][:, None], target["boxes"]], dim=1) for target in (theirs, ours)
+    ]
+    largest, (left, right) = 0.0, (list(part) for part in rows)
+    while left or right:
+        if left and right and left[0][0] == right[0][0]:
+            apart = (left[0] - right[0]).abs().max().item()
+            if apart <= sliver:
+                largest = max(largest, apart)
+                del left[0], right[0]
+                continue
+        if left and left[0][3:].min() <= sliver:
+            del left[0]
+        elif right and right[0][3:].min() <= sliver:
+            del right[0]
+        else:
+            raise ValueError(f"boxes differ: {theirs['boxes']}, ours {ours['boxes']}")
+    return largest
+
+
+def levels(theirs: Tensor, ours: Tensor) -> tuple[float, float]:
+    """Mean and largest difference of a normalised image from one in uint8, in levels of 255."""
+    pixels = (theirs * torch.tensor(STD) + torch.tensor(MEAN)) * 255
+    apart = (pixels.round() - ours.float()).abs()
+    return apart.mean().item(), apart.max().item()
+
+
+def compare(sample: Callable, dataset: CocoDataset, indices: list[int]) -> dict[str, object]:
+    """How far boxes and pixels are apart for the same draws."""
+    boxes, pixels = 0.0, {"resized": [], "cropped": []}
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        for index in indices:
+            (image, target), (ours, our_target) = sample(index, epoch), dataset[index]
+            boxes = max(boxes, check_boxes(target, our_target))
+            whole = TrainTransform(crop=None)(
+                our_target["orig_size"][::-1], np.random.default_rng()
+            )
+            cut = dataset.transform(
+                our_target["orig_size"][::-1], np.random.default_rng([0, epoch, index])
+            )
+            kind = "resized" if cut.region == whole.region else "cropped"
+            pixels[kind].append(levels(image, ours))
+    found: dict[str, object] = {"boxes: largest difference, share of a side": boxes}
+    for kind, rows in pixels.items():
+        mean, most = zip(*rows, strict=True)
+        found[f"{kind}: levels apart, mean and most"] = [statistics.mean(mean), max(most)]
+    return found
+
+
+def seconds(contestants: dict[str, Callable], batches: list, rounds: int) -> dict[str, np.ndarray]:
+    """Seconds (rounds, batches) of each contestant, which take turns batch by batch."""
+    times = {name: np.zeros((rounds, len(batches))) for name in contestants}
+    for row in range(rounds):
+        for column, batch in enumerate(batches):
+            for name, make in contestants.items():
+                begin = time.perf_counter()
+                make(*batch)
+                times[name][row, column] = time.perf_counter() - begin
+    return times
+
+
+def results(
+    reference: Path | None = None, data: Path | None = None, rounds: int = 9
+) -> dict[str, object]:
+    """All that this script finds; times in ms an image.
+
+    Args:
+        reference: a clone of facebookresearch/detr; None leaves it out.
+        data: a folder in COCO layout; None for a generated one.
+        rounds: of which each batch's least time counts.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            if data is None:
+                generate(Path(temporary))
+            return _results(reference, data or Path(temporary), rounds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _results(reference: Path | None, root: Path, rounds: int) -> dict[str, object]:
+    images, annotations = root / "train2017", root / "annotations" / "instances_train2017.json"
+    dataset = CocoDataset(images, annotations, TrainTransform(), contiguous=False)
+    indices = list(range(len(dataset) // BATCH * BATCH))
+    kilobytes = statistics.mean(file.stat().st_size for file in images.iterdir()) / 1000
+    found: dict[str, object] = {"images": len(indices), "kB an image": kilobytes}
+
+    def ours(epoch: int, batch: list[int]) -> tuple:
+        dataset.set_epoch(epoch)
+        return collate([dataset[index] for index in batch])
+
+    contestants = {"ours": ours, "ours, normalised": lambda *batch: normalized(ours(*batch))}
+    batches = [
+        (epoch, indices[i : i + BATCH]) for epoch in range(2) for i in range(0, len(indices), BATCH)
+    ]
+    if reference is None:
+        times = seconds(contestants, batches, rounds)
+    else:
+        with reference_input(reference, root) as (sample, join):
+            found |= compare(sample, dataset, indices)
+            theirs = {"reference": lambda epoch, batch: join([sample(i, epoch) for i in batch])}
+            times = seconds(theirs | contestants, batches, rounds)
+    for name, rows in times.items():
+        found[f"{name}: ms an image"] = 1e3 * float(rows.min(0).mean()) / BATCH
+    for name in contestants if reference else ():
+        ratio = times["reference"].min(0).sum() / times[name].min(0).sum()
+        found[f"{name}: times the reference's images a second"] = float(ratio)
+        by_round = (times["reference"].sum(1) / times[name].sum(1)).tolist()
+        found[f"{name}: the same by rounds, least and most"] = [min(by_round), max(by_round)]
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    if arguments.reference is None:
+        print("without --reference CLONE (of facebookresearch/detr) it is left out")
+    for name, value in results(**vars(arguments)).items():
+        shown = value if isinstance(value, list) else [value]
+        print(f"{name:58} {'  '.join(f'{number:9.4g}' for number in shown)}")
