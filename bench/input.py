@@ -3,15 +3,17 @@
     python bench/input.py [--reference CLONE] [--data FOLDER] [--rounds 9]
 
 Preset `coco`: JPEGs with boxes through the whole augmentation into batches of two, in this process
-by one thread. Ours gives uint8, which the model normalises; the last row does that too, as the
-reference does in its input. Images are 640×480, as sharp and as large in bytes as COCO's (quality
-95, colours not thinned out), cut from the photographs that scikit-image and scikit-learn bring; or
-those of a folder in COCO layout. The reference is a clone of facebookresearch/detr.
+by one thread. Ours gives uint8, which the model normalises where it runs; the last row has the
+model do that here too, as the reference does in its input. Images are 640×480, as sharp and nearly
+as large in bytes as COCO's (quality 95, colours not thinned out), cut from the photographs that
+scikit-image and scikit-learn bring; or those of a folder in COCO layout. The reference is a clone
+of facebookresearch/detr.
 
 Both get the same draws, and their boxes are held against each other first; then how far our pixels
 are from the reference's, in levels of 255, of images that are only resized and of those that are
-cropped, which the reference resizes twice and we once. Contestants alternate batch by batch; a
-batch counts with the least time of all rounds, so that other load on the machine counts least.
+cropped, which the reference resizes twice and we once. Contestants take turns round by round, each
+as a stream of batches, as a worker is; a batch counts with the least time of all rounds, so that
+other load on the machine counts least.
 """
 
 import argparse
@@ -31,8 +33,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detrnb.datasets import CocoDataset, TrainTransform, collate
-from detrnb.datasets.toy_drawing import PHOTOGRAPHS, read_photographs
+from detrnb.datasets import CocoDataset, TrainTransform, collate, read_photographs
+from detrnb.model import build_detr
+from detrnb.settings import Config
 
 BATCH = 2  # of the preset `coco`
 IMAGES, BOXES = 34, 7  # generated; COCO has 7.3 boxes an image
@@ -45,7 +48,8 @@ Sample = tuple[Tensor, dict]
 def generate(root: Path) -> None:
     """Write photographs of 640×480 as JPEG, and boxes, in COCO layout."""
     rng = np.random.default_rng(0)
-    photographs = [image for split in PHOTOGRAPHS for _, image in read_photographs(split)]
+    splits = ("train", "val", "test")
+    photographs = [image for split in splits for _, image in read_photographs(split)]
     content = {"images": [], "annotations": []}
     content["categories"] = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
     (root / "annotations").mkdir()
@@ -126,14 +130,6 @@ def reference_input(clone: Path, root: Path) -> Iterator[tuple[Callable, Callabl
         transforms.random, transforms.T = before
 
 
-def normalized(batch: tuple) -> Tensor:
-    """A batch of ours as the model makes it of uint8."""
-    images, padding_mask, _ = batch
-    return ((images.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).masked_fill(
-        padding_mask[:, None], 0.0
-    )
-
-
 def check_boxes(theirs: dict, ours: dict) -> float:
     """The largest difference of boxes for the same draws, as a share of the image's side.
 
@@ -195,11 +191,11 @@ def compare(sample: Callable, dataset: CocoDataset, indices: list[int]) -> dict[
 
 
 def seconds(contestants: dict[str, Callable], batches: list, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds (rounds, batches) of each contestant, which take turns batch by batch."""
+    """Seconds (rounds, batches) of each contestant, which take turns round by round."""
     times = {name: np.zeros((rounds, len(batches))) for name in contestants}
     for row in range(rounds):
-        for column, batch in enumerate(batches):
-            for name, make in contestants.items():
+        for name, make in contestants.items():
+            for column, batch in enumerate(batches):
                 begin = time.perf_counter()
                 make(*batch)
                 times[name][row, column] = time.perf_counter() - begin
@@ -238,7 +234,11 @@ def _results(reference: Path | None, root: Path, rounds: int) -> dict[str, objec
         dataset.set_epoch(epoch)
         return collate([dataset[index] for index in batch])
 
-    contestants = {"ours": ours, "ours, normalised": lambda *batch: normalized(ours(*batch))}
+    model = build_detr(Config.preset("coco").model)
+    contestants = {
+        "ours": ours,
+        "ours, normalised": lambda *batch: model.normalize(*ours(*batch)[:2]),
+    }
     batches = [
         (epoch, indices[i : i + BATCH]) for epoch in range(2) for i in range(0, len(indices), BATCH)
     ]

@@ -22,6 +22,7 @@ from detrnb.datasets.splits import (
     with_classes,
 )
 from detrnb.datasets.toy import photographs_of
+from detrnb.datasets.toy_drawing import read_photographs
 from detrnb.datasets.transforms import EvalTransform, TrainTransform, resize_shape
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "open_split",
     "photographs_of",
     "read_annotations",
+    "read_photographs",
     "resize_shape",
     "resolved",
     "sound_records",

@@ -81,11 +81,12 @@ def collate(batch: list[Sample]) -> Batch:
     height = max(image.shape[1] for image in images)
     width = max(image.shape[2] for image in images)
     # By NumPy: torch would spread copies over threads, slower where the cores are busy.
-    padded = np.zeros((len(images), height, width, 3), dtype=np.uint8)
-    padding_mask = np.ones((len(images), height, width), dtype=bool)
-    for i, image in enumerate(images):
-        padded[i, : image.shape[1], : image.shape[2]] = image.permute(1, 2, 0)
-        padding_mask[i, : image.shape[1], : image.shape[2]] = False
+    padded = np.empty((len(images), height, width, 3), dtype=np.uint8)
+    padding_mask = np.empty((len(images), height, width), dtype=bool)
+    for pixels, mask, image in zip(padded, padding_mask, images, strict=True):
+        _, h, w = image.shape
+        pixels[:h, :w], pixels[h:], pixels[:h, w:] = image.permute(1, 2, 0), 0, 0
+        mask[:h, :w], mask[h:], mask[:h, w:] = False, True, True
     images = torch.from_numpy(padded).permute(0, 3, 1, 2)
     return images, torch.from_numpy(padding_mask), list(targets)
 

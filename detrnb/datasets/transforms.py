@@ -96,13 +96,15 @@ class Cut:
         if self.mirrored:
             left, right = image.shape[2] - right, image.shape[2] - left
         image = image[:, top:bottom, left:right]
+        if self.mirrored:
+            image = image.flip(2)
         if image.shape[:0:-1] != self.size:
             # Of one image torch sees only by the first stride that colours lie side by side, which
             # is what its fast way is for; this order of steps gives it.
             batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
             size = self.size[::-1]
             (image,) = F.interpolate(batch, size, mode="bilinear", antialias=True)
-        return image.flip(2) if self.mirrored else image
+        return image
 
     def boxes(self, boxes_xyxy: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What is left of boxes (G, 4) xyxy in pixels, and of their labels (G,).
@@ -164,14 +166,14 @@ class TrainTransform:
         mirrored = bool(self.flip and rng.random() < 0.5)
         cropped, region = size, None
         if self.crop is not None and rng.random() < 0.5:
-            resized = resize_shape(*size, int(rng.choice(self.crop_sizes)), None)
+            resized = resize_shape(*size, _one_of(self.crop_sizes, rng), None)
             edges = _crop_region(resized, self.crop, rng)
             cropped = edges[2] - edges[0], edges[3] - edges[1]
             region = tuple(
                 edge * old / new
                 for edge, old, new in zip(edges, size * 2, resized * 2, strict=True)
             )
-        new = resize_shape(*cropped, int(rng.choice(self.sizes)), self.max_size)
+        new = resize_shape(*cropped, _one_of(self.sizes, rng), self.max_size)
         return Cut.around(size, new, region, mirrored)
 
 
@@ -193,6 +195,11 @@ class EvalTransform:
             return Cut.around(size, size)
         _refuse_oblong(size, self.size, self.max_size)
         return Cut.around(size, resize_shape(*size, self.size, self.max_size))
+
+
+def _one_of(values: tuple[int, ...], rng: np.random.Generator) -> int:
+    """What `rng.choice` would draw, which first makes an array of them."""
+    return values[rng.integers(len(values))]
 
 
 def _refuse_oblong(size: Size, short_side: int, max_size: int | None) -> None:
@@ -238,6 +245,6 @@ def clip_boxes(boxes_xyxy: np.ndarray, width: int, height: int) -> tuple[np.ndar
         The clipped boxes that are left, and the mask (G,) of those among the given ones.
     """
     limits = np.array([width, height] * 2, dtype=boxes_xyxy.dtype)
-    clipped = np.clip(boxes_xyxy, 0, limits)
+    clipped = boxes_xyxy.clip(0, limits)
     kept = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     return clipped[kept], kept
