@@ -12,7 +12,10 @@ TEST_PROCESSES ?= 2
 
 INTERPRETER = "$(VENV)/bin/python"
 
-.PHONY: help env workbook figures test browser study lab python
+# Where `make cluster` keeps its cluster and its studies.
+CLUSTER ?= $(CURDIR)/runs/cluster
+
+.PHONY: help env workbook figures test browser study cluster lab python
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -38,8 +41,14 @@ test: env  ## ruff, then every test, each notebook in smoke mode among them
 browser: env  ## notebook 05 in a real JupyterLab, by keyboard; SMOKE=1: in about a minute
 	@$(INTERPRETER) tools/browser_check.py $(if $(filter-out 0,$(SMOKE)),--smoke)
 
-study: env  ## train every entry of the study with its seeds, for hours; goes on where it stopped
+study: env  ## train every run of the study, for many hours; goes on where it stopped
 	@$(INTERPRETER) -m detrnb study
+
+cluster: env  ## a smoke study by a real SLURM on this machine (root, Debian), cut off and compared
+	@rm -rf "$(CLUSTER)"
+	@tools/slurm_here.sh start "$(CLUSTER)/slurm.one"
+	@SLURM_CONF="$(CLUSTER)/slurm.one/slurm.conf" $(INTERPRETER) tools/cluster_check.py "$(CLUSTER)"; \
+	  code=$$?; tools/slurm_here.sh stop "$(CLUSTER)/slurm.one"; exit $$code
 
 lab: env  ## JupyterLab in notebooks/
 	@$(INTERPRETER) -m jupyterlab --notebook-dir=notebooks

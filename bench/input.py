@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detrnb.datasets import CocoDataset, TrainTransform, collate, read_photographs
+from detrnb.datasets import PHOTOGRAPHS, CocoDataset, TrainTransform, collate, read_photographs
 from detrnb.model import build_detr
 from detrnb.settings import Config
 
@@ -48,8 +48,8 @@ Sample = tuple[Tensor, dict]
 def generate(root: Path) -> None:
     """Write photographs of 640×480 as JPEG, and boxes, in COCO layout."""
     rng = np.random.default_rng(0)
-    splits = ("train", "val", "test")
-    photographs = [image for split in splits for _, image in read_photographs(split)]
+    names = [name for of_split in PHOTOGRAPHS.values() for name in of_split]
+    photographs = [image for _, image in read_photographs(names)]
     content = {"images": [], "annotations": []}
     content["categories"] = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
     (root / "annotations").mkdir()

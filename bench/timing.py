@@ -3,6 +3,7 @@
 import argparse
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ def arguments(description: str, repeats: int = 7) -> argparse.Namespace:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--reference", type=Path, metavar="CLONE", help="of facebookresearch/detr")
     parsed = parser.parse_args()
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__} on {device_name(DEVICE)}, {threads} threads")
@@ -34,10 +36,11 @@ def medians(functions: list[Callable[[], object]], repeats: int) -> list[float]:
 
 def compare(
     name: str, before: Callable[[], object], ours: Callable[[], object], repeats: int
-) -> None:
-    """Print the medians of both and their ratio."""
+) -> dict[str, float]:
+    """Print the medians of both and their ratio; gives seconds and ratio."""
     old, new = (seconds * 1e3 for seconds in medians([before, ours], repeats))
     print(f"{name:58} {old:9.1f} ms {new:9.1f} ms {old / new:6.2f} x", flush=True)
+    return {"before_s": old / 1e3, "ours_s": new / 1e3, "times_as_fast": old / new}
 
 
 def backward(function: Callable[[], Tensor]) -> Callable[[], None]:

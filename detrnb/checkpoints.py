@@ -83,11 +83,14 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> object:
     raise ValueError(f"{path} {refusal}")
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def read_state(path: Path, content: object = None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors in a file of weights, by name.
 
     They may stand in a checkpoint, in one of `CONTAINERS`; one of `PREFIXES` that all names begin
     with is left out.
+
+    Args:
+        content: of the file, where it was read before.
 
     Returns:
         The tensors, and what there is to say about where they were found, in words.
@@ -95,7 +98,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     Raises:
         ValueError: as for `read_checkpoint`, or there are none.
     """
-    content, notes = read_checkpoint(path, mmap=True), []
+    content, notes = read_checkpoint(path, mmap=True) if content is None else content, []
     if is_safetensors(path) != (path.suffix == ".safetensors"):
         notes.append(f"{path.name} is a file of {_writer(path)}, whatever its ending says")
     states = dict(_states(content))

@@ -1,4 +1,4 @@
-"""What each of two processes does in test_own_parts.py: train the joined toy variants."""
+"""What each of two processes does in test_own_parts.py: train what has a layout of its own."""
 
 import os
 import sys
@@ -15,6 +15,8 @@ SETTINGS = {
     "train.epochs": 2,
     "train.precision": "fp32",
 }
+# Toy variants of all parts, and the package's with several groups or with queries made of targets.
+IN_TWO = (toy_variants.JOINED, "group", "dn_dab")
 
 
 def config(variant: str = toy_variants.JOINED, **train: int) -> Config:
@@ -24,4 +26,5 @@ def config(variant: str = toy_variants.JOINED, **train: int) -> Config:
 
 if __name__ == "__main__":
     os.chdir(sys.argv[1])
-    fit(config(), name="together")
+    for variant in IN_TWO:
+        fit(config(variant), name=f"{variant}-together")

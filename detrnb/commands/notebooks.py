@@ -13,7 +13,8 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config as TraitletsConfig
 
-from detrnb.commands.pages import export_html, write_index
+from detrnb.commands.index import write_index
+from detrnb.commands.pages import export_html
 
 PACKAGE_IN = Path(__file__).resolve().parents[2]  # kernels import what this process does
 SMOKE_CELL_SECONDS = 600  # a smoke cell that takes longer hangs
@@ -145,7 +146,7 @@ def _select(sources: list[Path], only: str | None) -> list[Path]:
 
 
 def run_workbook(root: Path, *, smoke: bool = False, only: str | None = None) -> Path:
-    """Run the notebooks in order and write their pages and the index.
+    """Run the notebooks in order and write their pages and the index, which fills meanwhile.
 
     Args:
         root: the checkout.
@@ -167,8 +168,13 @@ def run_workbook(root: Path, *, smoke: bool = False, only: str | None = None) ->
         executed = folder / source.name
         page = executed.with_suffix(".html")
         page.unlink(missing_ok=True)  # no page of an older run beside a failed one
+        write_index(folder, sources, running=source.stem)
         timeout = SMOKE_CELL_SECONDS if smoke else None
-        seconds = run_notebook(source, executed, parameters, timeout=timeout)
+        try:
+            seconds = run_notebook(source, executed, parameters, timeout=timeout)
+        except Exception as error:
+            write_index(folder, sources, failed={source.stem: str(error)})
+            raise
         export_html(executed, page, source.parent)
         print(f"{source.stem} done in {seconds:.0f} s", flush=True)
     return write_index(folder, sources)

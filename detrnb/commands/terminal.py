@@ -12,11 +12,12 @@ import click
 from detrnb.commands.compare import compare
 from detrnb.commands.data import data
 from detrnb.commands.export import export
+from detrnb.commands.predict import predict
 from detrnb.commands.study import study
 from detrnb.commands.train import train
 from detrnb.commands.workbook import workbook
 
-COMMANDS = (train, compare, study, data, export, workbook)
+COMMANDS = (train, compare, study, data, predict, export, workbook)
 DEBUG = click.Option(
     ["--debug"], is_flag=True, expose_value=False, help="show an error's traceback"
 )
@@ -40,7 +41,8 @@ def detrnb() -> None:
 
 
 for command in COMMANDS:
-    command.params.append(DEBUG)
+    for inner in (command, *getattr(command, "commands", {}).values()):
+        inner.params.append(DEBUG)
     detrnb.add_command(command)
 
 

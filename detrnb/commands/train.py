@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from detrnb.commands.options import own_variants
+
 
 class Setting(click.ParamType):
     """KEY=VALUE as a name and a value."""
@@ -32,9 +34,8 @@ class Setting(click.ParamType):
 @click.option(
     "--resume", type=click.Choice(["auto", "never"]), default="auto", help="never: only a new run"
 )
-@click.option(
-    "--variants", multiple=True, metavar="FILE", help="with variants of your own; may be repeated"
-)
+@own_variants
+@click.option("--test", is_flag=True, help="afterwards evaluate on test2017, into test.json")
 @click.option(
     "--replay",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -51,6 +52,7 @@ def train(
     name: str | None,
     resume: str,
     variants: tuple[str, ...],
+    test: bool,
     replay: Path | None,
     settings: tuple[tuple[str, object], ...],
 ) -> None:
@@ -84,9 +86,11 @@ def train(
         config = Config.preset(preset, variant=variant, seed=seed, overrides=dict(settings))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    from detrnb.training import fit, processes
+    from detrnb.training import fit, keep_test, processes
 
     run = fit(config, resume=resume, name=name)
+    if test:
+        keep_test(run)
     if int(os.environ.get("RANK", "0")) == 0:
         log = run.log
         click.echo(f"{run.path}: AP {log['AP'].iloc[-1]:.3f} after epoch {len(log)}")

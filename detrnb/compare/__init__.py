@@ -3,19 +3,24 @@
 Everything takes run folders, log files of any DETR-family code, or what `fit` gives.
 """
 
+from detrnb.compare.anybody import read_table
 from detrnb.compare.auditing import Audit, audit
 from detrnb.compare.certainty import Finding
+from detrnb.compare.currency import at_equal_time, budget_curve, epochs_to_reach, foretold
 from detrnb.compare.deciding import decisions
 from detrnb.compare.differing import Difference
 from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
 from detrnb.compare.judging import Verdicts, verdicts
+from detrnb.compare.ladder import Ladder, ladder_of, read_ladder
+from detrnb.compare.paper import latex, methods
+from detrnb.compare.planned import Control, Family, Pair, PlannedEntry, StudyPlan, Trials
 from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records
-from detrnb.compare.reporting import audits_text, report, verdicts_markdown
-from detrnb.compare.ruling import DELTA, Ruling, rule
+from detrnb.compare.reporting import audits_text, report, verdicts_markdown, verdicts_text
+from detrnb.compare.ruling import DELTA, Ruling, pairs_needed, rule, rule_family
+from detrnb.compare.simulating import STUDIES, aa_splits, simulated
 from detrnb.compare.statistics import (
     FEWEST_SEEDS,
     LEVEL,
-    against_baseline,
     detectable_difference,
     paired_test,
     power,
@@ -30,21 +35,33 @@ from detrnb.compare.table import (
     tidy,
     training_seconds,
 )
+from detrnb.compare.versus import against, table_of
 
 __all__ = [
     "Audit",
+    "Control",
     "DELTA",
     "Difference",
     "FEWEST_SEEDS",
+    "Family",
     "Finding",
     "LEVEL",
+    "Ladder",
+    "Pair",
+    "PlannedEntry",
     "Record",
     "Ruling",
+    "STUDIES",
+    "StudyPlan",
+    "Trials",
     "Verdicts",
-    "against_baseline",
+    "aa_splits",
+    "against",
     "arrange",
+    "at_equal_time",
     "audit",
     "audits_text",
+    "budget_curve",
     "by_epoch",
     "coco_plan",
     "decisions",
@@ -53,19 +70,31 @@ __all__ = [
     "direction",
     "entries",
     "epoch_zero",
+    "epochs_to_reach",
     "find_records",
+    "foretold",
     "journal_page",
+    "ladder_of",
+    "latex",
+    "methods",
     "paired_by_epoch",
     "paired_test",
+    "pairs_needed",
     "power",
+    "read_ladder",
     "read_record",
     "read_records",
+    "read_table",
     "report",
     "rule",
+    "rule_family",
     "seeds_needed",
+    "simulated",
     "summary",
+    "table_of",
     "tidy",
     "training_seconds",
     "verdicts",
     "verdicts_markdown",
+    "verdicts_text",
 ]

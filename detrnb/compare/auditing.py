@@ -7,7 +7,7 @@ import pandas as pd
 from detrnb.compare import layout
 from detrnb.compare.certainty import Finding
 from detrnb.compare.differing import Difference, differences_of, known_of_both
-from detrnb.compare.findings import findings
+from detrnb.compare.findings import findings, of_tool
 from detrnb.compare.records import Source, read_record
 from detrnb.compare.table import differences, last_common_epoch
 from detrnb.runs import COCO_METRICS
@@ -163,6 +163,8 @@ def audit(first: Source, second: Source) -> Audit:
     a, b = read_record(first), read_record(second)
     names = (a.name, b.name) if a.name != b.name else (f"{a.name} (1)", f"{b.name} (2)")
     found = findings(a), findings(b)
+    if a.tool or b.tool:
+        found = tuple(f | of_tool(r) for f, r in zip(found, (a, b), strict=True))
     differing = differences_of((a, b), names, found)
     return Audit(
         names,

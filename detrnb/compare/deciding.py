@@ -1,44 +1,56 @@
 """What follows from a study's verdicts: one rule for every entry, so that none is argued for."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from detrnb.compare.judging import ALIKE, Verdicts
 from detrnb.compare.statistics import FEWEST_SEEDS
 
 
-def decisions(found: Verdicts, seeds: int, control: str | None = None) -> pd.DataFrame:
+def decisions(
+    found: Verdicts,
+    seeds: int | Mapping[str, int],
+    control: str | None = None,
+    *,
+    doubt: str | None = None,
+) -> pd.DataFrame:
     """Decide on every entry of a study but its control.
 
     An entry is
 
     - `not decided` while it has fewer pairs of runs than planned (who looks after each seed and
-      stops when it suits finds differences that are none), while it is not judged or its runs
-      differ from the baseline's in more than the model, and while the control has not been found
-      worse;
-    - `applied` where AP is better, `not applied` where it is worse;
-    - where no difference is seen, `not applied`, since the simpler model stays; but `optional`
-      where it is cheaper: less time or less memory in every pair, and neither more.
+      stops when it suits finds differences that are none), while it is not judged, cannot be told
+      or is unstable, while its runs differ from the baseline's in more than the model, and while
+      the control has not been found worse;
+    - `applied` where AP is better;
+    - `optional` where AP is better by less than it matters, or equivalent, and it is cheaper: less
+      time or less memory in every pair, and neither more;
+    - `not applied` where AP is worse, or one of these two without being cheaper, since the simpler
+      model stays.
 
     Args:
-        seeds: pairs of runs planned for each entry; fewer than FEWEST_SEEDS never decide.
+        seeds: pairs of runs planned, for each entry or by entry; fewer than FEWEST_SEEDS never
+            decide.
         control: an entry that is known to be worse, so that a study that does not find it so could
             not have found anything. None, or not in the study: the reason says so.
+        doubt: of a study whose controls were looked at elsewhere, why they leave everything
+            undecided, empty where they do not; then `control` is not asked.
 
     Returns:
         By entry, `decision` and its `reason`.
     """
-    doubt = _doubt(found.table, control)
-    rows = {
-        row.Index: _decide(row, max(seeds, FEWEST_SEEDS), doubt)
-        for row in found.table.itertuples()
-        if row.Index != control
-    }
-    if control not in found.table.index:
-        unchecked = "; no control among these runs shows that they could find a difference"
-        rows = {
-            entry: (decision, reason + unchecked * (decision != "not decided"))
-            for entry, (decision, reason) in rows.items()
-        }
+    checked = doubt is not None or control in found.table.index
+    doubt = _doubt(found.table, control) if doubt is None else doubt
+    rows = {}
+    for row in found.table.itertuples():
+        if row.Index == control:
+            continue
+        needed = seeds if isinstance(seeds, int) else seeds[row.Index]
+        decision, reason = _decide(row, max(needed, FEWEST_SEEDS), doubt)
+        if decision != "not decided" and not checked:
+            reason += "; no control among these runs shows that they could find a difference"
+        rows[row.Index] = decision, reason
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["decision", "reason"])
     return table.rename_axis("entry")
 
@@ -58,22 +70,23 @@ def _doubt(table: pd.DataFrame, control: str | None) -> str:
 
 
 def _decide(row: object, seeds: int, doubt: str) -> tuple[str, str]:
+    if row.verdict in ("not judged", "unstable"):
+        return "not decided", row.text
     if row.seeds < seeds:
         return "not decided", f"{row.seeds} of {seeds} seeds"
-    if row.verdict == "not judged":
-        return "not decided", row.text
     if row.conditions:
         return "not decided", f"the runs differ in more than the model: {row.conditions}"
     if doubt:
         return "not decided", doubt
-    if row.verdict == "better":
+    if row.verdict == "cannot tell":
+        return "not decided", row.text
+    if row.verdict == "better" and not row.within:
         return "applied", row.text
     if row.verdict == "worse":
         return "not applied", row.text
-    left_open = f"{row.text}; the interval leaves {row.low:+.3f} to {row.high:+.3f} AP open"
     if _cheaper(row):
-        return "optional", f"{left_open}: cheaper, for who can bear the lower end"
-    return "not applied", f"{left_open}, and without a gain that shows the simpler model stays"
+        return "optional", f"{row.text}: cheaper"
+    return "not applied", f"{row.text}: not cheaper, so the simpler model stays"
 
 
 def _cheaper(row: object) -> bool:

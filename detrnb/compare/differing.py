@@ -52,6 +52,8 @@ _EFFECTS: dict[str, tuple[bool, str]] = {
     ),
     "versions": (False, "other rounding, or other computing"),
     "code": (True, "what is computed may differ, in these files"),
+    "log": (False, "losses are what each code sums up and calls so: compare AP"),
+    "evaluator": (True, "AP is measured in another way, and cannot be subtracted"),
     "git commit": (False, "code unknown: what is computed may differ, look at the commits between"),
 }
 # Settings that findings speak of.

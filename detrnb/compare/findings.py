@@ -36,6 +36,15 @@ def findings(record: Record) -> dict[str, Finding]:
     }
 
 
+def of_tool(record: Record) -> dict[str, Finding]:
+    """Whose log it is and who measured AP, where one of two is another tool's."""
+    tool = record.tool or "DETR or a relative"
+    return {
+        "log": Finding(tool, "logged", value=tool),
+        "evaluator": Finding(record.evaluator, "logged", value=record.evaluator),
+    }
+
+
 def _recorded(value: object) -> Finding:
     return UNKNOWN if value is None else Finding(str(value), "recorded", value=value)
 

@@ -15,12 +15,16 @@ from typing import Protocol
 import pandas as pd
 
 from detrnb.runs import (
+    COCO,
+    KNOWN,
     RunFolder,
     config_differences,
+    foreign_log,
     is_over,
     last_run,
     located,
     log_table,
+    read_foreign_log,
     read_log,
     remarks,
     what_counts,
@@ -45,6 +49,9 @@ class Record:
         lines: as they stand in the log, keys in their order.
         config, provenance, test, timing: contents of the run folder's files, empty where there is
             none.
+        tool: whose log it is, where it is not of DETR's relatives.
+        evaluator: who measured AP.
+        told: what there is to say of another tool's log.
     """
 
     name: str
@@ -53,6 +60,9 @@ class Record:
     provenance: Mapping[str, object] = field(default_factory=dict)
     test: Mapping[str, object] = field(default_factory=dict)
     timing: Mapping[str, object] = field(default_factory=dict)
+    tool: str = ""
+    evaluator: str = COCO
+    told: tuple[str, ...] = ()
 
     @cached_property
     def run(self) -> list[dict]:
@@ -61,8 +71,8 @@ class Record:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the log must know, as from `runs.remarks`."""
-        return remarks(self.lines)
+        """What a reader of the log must know: of another tool's, and as from `runs.remarks`."""
+        return [*self.told, *remarks(self.lines)]
 
     @cached_property
     def log(self) -> pd.DataFrame:
@@ -75,6 +85,18 @@ class Record:
         return self.config.get("train", {}).get("seed", self.provenance.get("seed"))
 
     @property
+    def replicate(self) -> int | None:
+        """What its pair with another entry's run is found by: of a planned study's run its
+        replicate, which data, weights and order were drawn from, else its seed.
+        """
+        return self.study.get("replicate", self.seed)
+
+    @property
+    def study(self) -> Mapping[str, object]:
+        """What it is in a planned study: `plan`, the plan's hash, `entry`, `replicate`."""
+        return self.provenance.get("study", {})
+
+    @property
     def epochs_missing(self) -> int:
         """Epochs that its config asks for and its log lacks; none where patience ended it."""
         train = self.config.get("train", {})
@@ -84,7 +106,11 @@ class Record:
 
     @property
     def entry(self) -> str:
-        """The name without preset, seed and hash: `detr` of `toy-detr-s0-1a2b3c4d`."""
+        """Of a planned study's run its entry there; else the name without preset, seed and hash:
+        `detr` of `toy-detr-s0-1a2b3c4d`.
+        """
+        if self.study:
+            return str(self.study["entry"])
         found = _RUN_NAME.fullmatch(self.name) if self.config else None
         preset = f"{self.config.get('preset_name')}-"
         return found["entry"].removeprefix(preset) if found else self.name
@@ -97,7 +123,8 @@ def read_record(source: Source) -> Record:
     """Read what a run left behind.
 
     Args:
-        source: a run folder, a log file of any DETR-family code, a Run, or a log's parsed lines.
+        source: a run folder, a log file of any DETR-family code or of the tools in `runs.KNOWN`, a
+            Run, or a log's parsed lines.
 
     Raises:
         ValueError: there is no log, it cannot be read, holds no finished epoch or is no DETR's.
@@ -107,6 +134,9 @@ def read_record(source: Source) -> Record:
     if isinstance(source, Sequence) and not isinstance(source, str):
         return _checked(Record("log", source))
     path = located(getattr(source, "path", source))
+    other = foreign_log(path)
+    if other is not None and not _of_a_relative(other):
+        return _of_another_tool(path, other)
     lines = read_log(path)
     if path.is_file():
         folder = path.parent.resolve().name if path.name == "log.txt" else ""
@@ -122,13 +152,39 @@ def read_record(source: Source) -> Record:
     return _checked(Record(name, lines, config, *others))
 
 
+def _of_a_relative(file: Path) -> bool:
+    """Whether a file of another tool's name is a DETR's log all the same."""
+    try:
+        lines = read_log(file)
+    except ValueError:
+        return False
+    # A Trainer's state has settings of its own that begin so, such as train_batch_size.
+    return bool(lines) and "log_history" not in lines[0] and _is_log(lines[0])
+
+
+def _of_another_tool(path: Path, file: Path) -> Record:
+    """What another tool's log says, by the name of its folder."""
+    log = read_foreign_log(file)
+    if not log.lines:
+        raise ValueError(f"{file} has no finished epoch yet; leave it out, or wait for one")
+    folder = path if path.is_dir() else file.parent
+    return Record(
+        folder.resolve().name, log.lines, tool=log.tool, evaluator=log.evaluator, told=log.told
+    )
+
+
+def _is_log(line: Mapping[str, object]) -> bool:
+    return any(re.match("(ema_)?(train|test)_", key) for key in line)
+
+
 def _checked(record: Record) -> Record:
     if not record.lines:
         raise ValueError(f"{record.name} has no finished epoch yet; leave it out, or wait for one")
-    if not any(re.match("(ema_)?(train|test)_", key) for key in record.lines[0]):
+    if not _is_log(record.lines[0]):
         raise ValueError(
             f"{record.name} is no DETR's log: expected keys such as train_loss or"
-            f" test_coco_eval_bbox, found {', '.join(list(record.lines[0])[:5]) or 'none'}"
+            f" test_coco_eval_bbox, found {', '.join(list(record.lines[0])[:5]) or 'none'}; known"
+            f" are {KNOWN}"
         )
     return record
 
@@ -179,7 +235,8 @@ def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record
 
 
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Runs by study entry: those whose settings differ in nothing but the seed.
+    """Runs by study entry: those whose settings differ in nothing but the seed, or that a plan
+    calls one entry.
 
     The label is `Record.entry`; where entries would share it, the settings they differ in follow.
     A run without settings is an entry by itself.
@@ -216,6 +273,8 @@ def arrange(records: Sequence[Record], baseline: str | None = None) -> list[Reco
 
 
 def _settings_of(record: Record) -> str:
+    if record.study:  # there an entry is what the plan calls so
+        return json.dumps([record.study["plan"], record.study["entry"]])
     if not record.config:
         return json.dumps(record.name)
     return json.dumps(what_counts(record.config) | {"train.seed": None}, sort_keys=True)

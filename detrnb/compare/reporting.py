@@ -8,6 +8,7 @@ from detrnb.compare import layout
 from detrnb.compare.auditing import audit
 from detrnb.compare.judging import Verdicts, verdicts
 from detrnb.compare.records import Record, entries
+from detrnb.compare.ruling import DELTA
 from detrnb.compare.table import TIMES, summary, training_seconds
 
 _COLUMNS = {  # of `table.summary`: heading and format
@@ -26,8 +27,12 @@ _COLUMNS = {  # of `table.summary`: heading and format
 }
 
 
-def report(records: Sequence[Record]) -> str:
-    """A table of the runs, the first audited against each other, verdicts where seeds repeat."""
+def report(records: Sequence[Record], baseline: str | None = None, delta: float = DELTA) -> str:
+    """A table of the runs, the first audited against each other, verdicts where seeds repeat.
+
+    Args:
+        baseline, delta: as for `verdicts`.
+    """
     parts = [runs_text(summary(records))]
     if len(records) != 2 and (remarks := [f"{r.name}: {x}" for r in records for x in r.remarks]):
         parts.append("\n".join(layout.item("-", remark) for remark in remarks))
@@ -38,7 +43,7 @@ def report(records: Sequence[Record]) -> str:
     groups = entries(records)
     if len(groups) > 1 and max(map(len, groups.values())) > 1:
         try:
-            parts.append(verdicts_text(verdicts(records)))
+            parts.append(verdicts_text(verdicts(records, baseline, delta=delta)))
         except ValueError as error:  # such as a study that is still running
             parts.append(f"No verdicts: {error}")
     return "\n\n".join(parts)
@@ -49,8 +54,10 @@ def runs_text(runs: pd.DataFrame) -> str:
 
     Left out is what no run has, and times where each run has a fairer one.
     """
-    fairest = TIMES.index(training_seconds(runs).name)
-    runs = runs.drop(columns=[*TIMES[fairest + 1 :]]).dropna(axis=1, how="all")
+    fairest = training_seconds(runs)
+    if fairest.notna().all():
+        runs = runs.drop(columns=[*TIMES[TIMES.index(fairest.name) + 1 :]])
+    runs = runs.dropna(axis=1, how="all")
     known = [name for name in _COLUMNS if name in runs]
     rows = [("run", *(_COLUMNS[name][0] for name in known))]
     for name, run in runs.iterrows():
@@ -75,12 +82,9 @@ def audits_text(records: Sequence[Record]) -> str:
 def verdicts_text(found: Verdicts) -> str:
     """The verdicts as a table and in words."""
     base = found.values[found.baseline]
-    rows = [
-        ("entry", "seeds", found.metric, "difference", "95 % interval", "p (Holm)", "would see")
-    ]
+    rows = [("entry", "seeds", found.metric, "difference", "95 % interval", "p (Holm)", "verdict")]
     rows.append((found.baseline, str(base.count()), _mean(base.mean(), base.std()), "", "", "", ""))
     for row in found.table.itertuples():
-        judged = pd.notna(row.p_holm)
         rows.append(
             (
                 row.Index,
@@ -88,12 +92,13 @@ def verdicts_text(found: Verdicts) -> str:
                 _mean(row.mean, row.spread),
                 f"{row.difference:+.4f}",
                 f"{row.low:+.4f} to {row.high:+.4f}",
-                f"{row.p_holm:.2g}" if judged else "",
-                f"{row.detectable:.2g}" if judged else "",
+                f"{row.p_holm:.2g}" if pd.notna(row.p_holm) else "",
+                found.rulings[row.Index].words,
             )
         )
     lines = [
-        f"Entries against {found.baseline}, by {found.metric} of pairs of equal seed",
+        f"Entries against {found.baseline}, by {found.metric} of pairs of equal seed; what matters:"
+        f" {found.delta:g}",
         layout.columns(rows),
         *(layout.item("-", f"{entry}: {text}") for entry, text in found.table["text"].items()),
         *(layout.item("-", f"{run} is left out: {why}") for run, why in found.left_out.items()),
@@ -112,23 +117,23 @@ def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
         decided: of `decisions`; an entry that it lacks, the control, is not decided on.
     """
     base = found.values[found.baseline]
-    head = ("entry", "seeds", found.metric, "difference, 95 % interval", "would have seen")
+    head = ("entry", "seeds", found.metric, "difference, 95 % interval", "verdict", "time")
     rows = [
-        (*head, "verdict", "time", "decision"),
-        ("---",) * (len(head) + 3),
-        (f"`{found.baseline}`", f"{base.count()}", _mean(base.mean(), base.std()), *[""] * 5),
+        (*head, "decision"),
+        ("---",) * (len(head) + 1),
+        (f"`{found.baseline}`", f"{base.count()}", _mean(base.mean(), base.std()), *[""] * 4),
     ]
     for row in found.table.itertuples():
-        judged = pd.notna(row.p_holm)
-        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if judged else ""
+        ruling = found.rulings[row.Index]
+        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if pd.notna(row.p_holm) else ""
+        needed = f"; {ruling.needed} seeds would" if ruling.needed else ""
         rows.append(
             (
                 f"`{row.Index}`",
                 str(row.seeds),
                 _mean(row.mean, row.spread),
                 f"{row.difference:+.3f}{interval}",
-                f"{row.detectable:.2g}" if judged else "",
-                row.verdict,
+                ruling.words + needed,
                 "" if pd.isna(row.time) else f"{row.time:.2g}",
                 decided["decision"].get(row.Index, "control"),
             )

@@ -1,22 +1,27 @@
 """The rule of the second edition: is a difference there, and is it large enough to matter?
 
-Two questions of the same paired differences, each at 5 %: Student's t test against zero, and two
-one-sided tests against ±DELTA (Schuirmann 1987). So "no difference" is said only where one of DELTA
-would have been seen.
+Two questions of the same paired differences, each at 5 %: Student's t test against zero, adjusted
+within a family of comparisons (Holm), and two one-sided tests against ±DELTA (Schuirmann 1987). So
+"no difference" is said only where one of DELTA would have been seen.
 """
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from detrnb.compare.statistics import FEWEST_SEEDS, LEVEL, POWER, paired_test, seeds_needed
+from detrnb.compare.statistics import FEWEST_SEEDS, LEVEL, POWER, holm, paired_test, seeds_needed
 
 DELTA = 0.02  # AP: the smallest difference that matters
 
-Verdict = Literal["better", "worse", "equivalent", "cannot tell", "described"]
+Verdict = Literal[
+    "better", "worse", "equivalent", "cannot tell", "unstable", "described", "not judged"
+]
+_NONE: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -24,79 +29,135 @@ class Ruling:
     """What paired differences of a number say, of which more is better.
 
     Attributes:
-        verdict: `described` for fewer than FEWEST_SEEDS pairs.
-        within: whether the difference is shown to be smaller than DELTA, either way.
+        verdict: `unstable` where a run diverged; `described` for fewer than FEWEST_SEEDS pairs;
+            `not judged` where a condition forbids it.
+        within: whether the difference is shown to be smaller than `delta`, either way.
         pairs: how many.
-        mean, low, high: of the differences, with the 95 % interval of the mean; NaN for one pair.
-        p: of a mean of zero, adjusted where it is one of a family.
+        mean, spread, low, high: of the differences, with the 95 % interval of the mean, by itself;
+            NaN where there are too few.
+        p: of a mean of zero; `p_holm`, adjusted for the comparisons of its family.
         p_within: the larger of the two one-sided tests' p.
-        needed: pairs that would find a difference of DELTA, and show none where there is none, each
-            with a chance of POWER; None where a verdict is reached.
+        comparisons: judged in the family.
+        failed: runs that diverged.
+        delta: the smallest difference that matters.
     """
 
     verdict: Verdict
     within: bool
     pairs: int
     mean: float
+    spread: float
     low: float
     high: float
     p: float
+    p_holm: float
     p_within: float
-    needed: int | None
+    comparisons: int
+    failed: int
+    delta: float
+
+    @cached_property
+    def needed(self) -> int | None:
+        """Pairs that would find a difference of `delta`, and show none where there is none, each
+        with a chance of POWER; None where a verdict is reached.
+        """
+        if self.verdict != "cannot tell":
+            return None
+        return pairs_needed(self.spread, self.delta, self.comparisons)
+
+    @property
+    def words(self) -> str:
+        """The verdict as it is said, without numbers but those that belong to it."""
+        if self.verdict == "unstable":
+            return f"unstable ({self.failed} of {self.pairs + self.failed})"
+        less = self.within and self.verdict in ("better", "worse")
+        return f"{self.verdict}{', by less than it matters' if less else ''}"
 
     def __str__(self) -> str:
         interval = f"{self.mean:+.3f}, one pair"
         if self.pairs > 1:
             interval = f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f}), {self.pairs} pairs"
-        if self.verdict == "described":
-            return f"described: {interval}; fewer than {FEWEST_SEEDS} are not judged"
-        if self.verdict == "cannot tell":
-            return f"cannot tell: {interval}; about {self.needed} pairs would"
-        if self.verdict == "equivalent":
-            return f"equivalent: {interval}, within ±{DELTA:g}"
-        less = ", by less than it matters" if self.within else ""
-        return f"{self.verdict}{less}: {interval}"
+        if not self.pairs:
+            interval = "no pairs"
+        ends = {
+            "described": f"; fewer than {FEWEST_SEEDS} are not judged",
+            "cannot tell": f"; about {self.needed} pairs would",
+            "equivalent": f", within ±{self.delta:g}",
+            "unstable": "; of the others",
+        }
+        return f"{self.words}: {interval}{ends.get(self.verdict, '')}"
 
 
-def rule(
-    differences: np.ndarray,
-    *,
-    p: float | None = None,
-    delta: float = DELTA,
-    level: float = LEVEL,
-) -> Ruling:
-    """Judge paired differences, entry minus baseline.
+def rule(differences: np.ndarray, *, delta: float = DELTA, level: float = LEVEL) -> Ruling:
+    """Judge paired differences, entry minus baseline, as a family of one.
 
     Args:
         differences: (n,), without missing ones.
-        p: of a mean of zero as adjusted within a family (`holm`); the test's own where left out.
         delta: the smallest difference that matters.
         level: of each test; half of it where the runs are looked at a second time.
 
     Raises:
         ValueError: no differences.
     """
-    n = len(differences)
-    if not n:
+    if not len(differences):
         raise ValueError("no pairs to judge: the two entries share no seed that both finished")
-    if n == 1:
-        alone = float(differences[0])
-        return Ruling("described", False, 1, alone, *[math.nan] * 4, None)
-    test = paired_test(np.asarray(differences, dtype=float))
-    mean, spread = float(test.mean), float(test.spread)
-    p = float(test.p) if p is None else p
-    p_within = _p_within(mean, spread, n, delta)
-    found, within = p < level, p_within < level
-    needed = None
-    if n < FEWEST_SEEDS:
-        verdict = "described"
-    elif found:
-        verdict = "better" if mean > 0 else "worse"
-    elif within:
-        verdict = "equivalent"
-    else:
-        verdict, needed = "cannot tell", pairs_needed(spread, delta)
-    return Ruling(verdict, within, n, mean, float(test.low), float(test.high), p, p_within, needed)
+    return rule_family({"": differences}, delta=delta, level=level)[""]
+
+
+def rule_family(
+    differences: Mapping[str, np.ndarray],
+    *,
+    failed: Mapping[str, int] = _NONE,
+    unjudged: Collection[str] = (),
+    delta: float = DELTA,
+    level: float = LEVEL,
+) -> dict[str, Ruling]:
+    """Judge the entries of a family: their paired differences from one baseline.
+
+    Args:
+        differences: by entry, (n,) each, without missing ones.
+        failed: by entry, runs that diverged; such an entry stays one of the comparisons that the
+            others are adjusted for, as one that finds nothing.
+        unjudged: entries that a condition forbids to judge, and so no comparisons.
+        delta, level: as for `rule`.
+    """
+    tests = {
+        entry: paired_test(np.asarray(found, dtype=float))
+        for entry, found in differences.items()
+        if len(found) > 1
+    }
+    judged = [
+        entry
+        for entry, found in differences.items()
+        if entry not in unjudged and (len(found) >= FEWEST_SEEDS or failed.get(entry))
+    ]
+    p = [1.0 if failed.get(entry) else float(tests[entry].p) for entry in judged]
+    adjusted = dict(zip(judged, holm(np.array(p)), strict=True))
+    rulings = {}
+    for entry, found in differences.items():
+        n, lost = len(found), failed.get(entry, 0)
+        mean = float(np.mean(found)) if n else math.nan
+        spread = low = high = own = p_within = math.nan
+        if entry in tests:
+            test = tests[entry]
+            spread, low, high, own = (float(x) for x in (test.spread, test.low, test.high, test.p))
+            p_within = _p_within(mean, spread, n, delta)
+        p_holm = float(adjusted.get(entry, math.nan))
+        if entry in unjudged:
+            verdict = "not judged"
+        elif lost:
+            verdict = "unstable"
+        elif entry not in adjusted:
+            verdict = "described"
+        elif p_holm < level:
+            verdict = "better" if mean > 0 else "worse"
+        else:
+            verdict = "equivalent" if p_within < level else "cannot tell"
+        rulings[entry] = Ruling(
+            *(verdict, entry in adjusted and p_within < level, n, mean, spread, low, high),
+            *(own, p_holm, p_within, len(judged), lost, delta),
+        )
+    return rulings
 
 
 def _p_within(mean: float, spread: float, n: int, delta: float) -> float:
@@ -108,13 +169,14 @@ def _p_within(mean: float, spread: float, n: int, delta: float) -> float:
     return float(stats.t.sf(distance / error, n - 1))
 
 
-def pairs_needed(spread: float, delta: float = DELTA) -> int:
+def pairs_needed(spread: float, delta: float = DELTA, comparisons: int = 1) -> int:
     """Pairs that find a difference of delta, and show none where there is none, each by POWER.
 
     Args:
         spread: standard deviation of paired differences, above 0.
+        comparisons: of the family, the strictest that Holm's procedure asks of one.
     """
-    pairs = seeds_needed(delta, spread)
+    pairs = seeds_needed(delta, spread, comparisons)
     while _chance_of_equivalence(spread, pairs, delta) < POWER:
         pairs += max(1, pairs // 50)
     return pairs

@@ -1,4 +1,4 @@
-"""Verdicts over seeds: paired t tests, Holm's correction, what a study could have seen.
+"""Statistics over seeds: paired t tests, Holm's correction, what a study could have seen.
 
 Entries of a study share their seeds: a seed gives the baseline and the variant the same data order
 and the same initial weights of shared parts, so that what both owe to chance falls out of their
@@ -6,16 +6,12 @@ difference.
 """
 
 import math
-from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import optimize, stats
 
-from detrnb.settings import nearest
-
-LEVEL = 0.05  # of the whole study's false positives
+LEVEL = 0.05  # of the false positives of a family of comparisons
 POWER = 0.8  # at which a difference counts as one that the study could have seen
 FEWEST_SEEDS = 5  # fewer are described, not judged
 
@@ -114,70 +110,3 @@ def seeds_needed(difference: float, spread: float, comparisons: int = 1) -> int:
     while power(difference, spread, seeds, comparisons) < POWER:
         seeds += max(1, seeds // 50)
     return seeds
-
-
-def against_baseline(
-    values: pd.DataFrame, baseline: str, unjudged: Collection[str] = ()
-) -> pd.DataFrame:
-    """Compare each entry with the baseline by a number of which more is better, such as AP.
-
-    Args:
-        values: one row a seed, one column an entry; NaN where a run is missing.
-        baseline: a column.
-        unjudged: entries that are described only, whatever their numbers, and so no comparison
-            that others are adjusted for.
-
-    Returns:
-        One row for each other entry. `seeds`: pairs; `mean`, `spread`: of the entry over all its
-        seeds; `difference`: of pairs, entry minus baseline, with `difference_spread` and its 95 %
-        interval `low`, `high`, each by itself; `p_holm`: adjusted for all entries judged;
-        `detectable`: see `detectable_difference`; `verdict`: `better`, `worse`, `no difference
-        seen`, `described` for fewer than FEWEST_SEEDS pairs, or `not judged` for one of `unjudged`.
-
-    Raises:
-        ValueError: no such baseline.
-    """
-    if baseline not in values:
-        known = ", ".join(map(str, values.columns))
-        hint = nearest(baseline, values.columns)
-        raise ValueError(f"no entry {baseline!r} to compare with; there are {known}{hint}")
-    others = values.drop(columns=baseline)
-    differences = {entry: (others[entry] - values[baseline]).dropna() for entry in others}
-    judged = [
-        entry
-        for entry, found in differences.items()
-        if len(found) >= FEWEST_SEEDS and entry not in unjudged
-    ]
-    rows = {}
-    for entry, found in differences.items():
-        rows[entry] = {
-            "seeds": len(found),
-            "mean": others[entry].mean(),
-            "spread": others[entry].std(),
-            "difference": found.mean(),
-        }
-        if len(found) >= 2:
-            test = paired_test(found.to_numpy())
-            rows[entry] |= {"difference_spread": test.spread, "low": test.low, "high": test.high}
-        if entry in judged:
-            seen = detectable_difference(float(test.spread), len(found), len(judged))
-            rows[entry] |= {"p": float(test.p), "detectable": seen}
-    columns = [
-        *("seeds", "mean", "spread", "difference", "difference_spread", "low", "high"),
-        *("p", "p_holm", "detectable"),
-    ]
-    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns).astype(float)
-    table["p_holm"] = pd.Series(holm(table.loc[judged, "p"].to_numpy()), index=judged)
-    table = table.astype({"seeds": int})
-    table["verdict"] = [
-        "not judged" if row.Index in unjudged else _verdict(row) for row in table.itertuples()
-    ]
-    return table.rename_axis("entry")
-
-
-def _verdict(row: object) -> str:
-    if row.seeds < FEWEST_SEEDS:
-        return "described"
-    if row.p_holm >= LEVEL:
-        return "no difference seen"
-    return "better" if row.difference > 0 else "worse"

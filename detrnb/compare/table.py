@@ -161,7 +161,9 @@ def by_epoch(sources: Iterable[Source], column: str) -> dict[str, pd.DataFrame]:
     """
     tables = {}
     for label, group in entries(read_records(sources)).items():
-        runs = {r.seed: r.log[column] for r in group if r.seed is not None and column in r.log}
+        runs = {
+            r.replicate: r.log[column] for r in group if r.replicate is not None and column in r.log
+        }
         if runs:
             table = pd.DataFrame(runs).astype(float).sort_index(axis="columns")
             tables[label] = table.rename_axis(columns="seed")
@@ -204,9 +206,10 @@ def last_common_epoch(first: Record, second: Record) -> int:
 def summary(sources: Iterable[Source]) -> pd.DataFrame:
     """One row a run, at its last epoch: entry, seed, epochs, losses, AP, time, memory, parameters.
 
-    `test_AP` is test.json's, of the weights of that epoch. Times of the whole training:
-    `timed_s`, by the step that `make study` timed beside the other entries'; `train_time_s`, the
-    log's sum over epochs; `wall_time_s`, provenance's, with evaluation, setting up and waiting.
+    `seed` is a planned study's replicate. `test_AP` is test.json's, of the weights of that epoch.
+    Times of the whole training: `timed_s`, by the step that `detrnb study` timed beside the other
+    entries'; `train_time_s`, the log's sum over epochs; `wall_time_s`, provenance's, with
+    evaluation, setting up and waiting.
     """
     records = read_records(sources)
     labels = {record.name: label for label, group in entries(records).items() for record in group}
@@ -217,7 +220,7 @@ def summary(sources: Iterable[Source]) -> pd.DataFrame:
         of_log = ["train_loss", "test_loss", "AP", "AP50", "ema_AP"]
         rows[record.name] = {
             "entry": labels[record.name],
-            "seed": record.seed,
+            "seed": record.replicate,
             "epochs": log.index[-1] + 1,
             **log.reindex(columns=of_log).iloc[-1].to_dict(),
             "test_AP": test["coco_eval_bbox"][0] if tested else np.nan,
@@ -238,10 +241,19 @@ def _steps(record: Record) -> float:
 
 
 def training_seconds(runs: pd.DataFrame) -> pd.Series:
-    """How long each run's training takes, by the fairest of the times that all runs have.
+    """How long each run's training takes, by the fairest of the times that all entries have of some
+    seed: steps are timed in a few replicates. NaN where a run was not timed.
 
     Args:
         runs: of `summary`.
     """
-    known = (name for name in TIMES[:-1] if runs[name].notna().all())
+    known = (name for name in TIMES[:-1] if _shared(runs, name))
     return runs[next(known, TIMES[-1])]
+
+
+def _shared(runs: pd.DataFrame, time: str) -> bool:
+    """Whether there is a seed of which all entries have a time, or they have it of all runs."""
+    timed = runs[runs[time].notna()]
+    seeds = [set(group["seed"].dropna()) for _, group in timed.groupby("entry")]
+    everywhere = len(seeds) == runs["entry"].nunique()
+    return len(timed) == len(runs) or (everywhere and bool(set.intersection(*seeds)))

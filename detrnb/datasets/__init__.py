@@ -1,6 +1,8 @@
 """Data sets in COCO layout: made, read, checked, transformed, put into batches."""
 
 from detrnb.datasets.annotations import (
+    ROBOFLOW,
+    Annotations,
     Classes,
     category_difference,
     class_names,
@@ -11,8 +13,10 @@ from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.checking import Report, check
 from detrnb.datasets.coco import CocoDataset, sound_records
 from detrnb.datasets.collating import Batch, collate
+from detrnb.datasets.foreign import images_in
+from detrnb.datasets.importing import Imported, import_data
 from detrnb.datasets.loader import FeatureDataset, compute_features, make_loader
-from detrnb.datasets.pictures import as_rgb, as_tensor
+from detrnb.datasets.pictures import PictureError, as_rgb, as_tensor, open_upright
 from detrnb.datasets.splits import (
     check_splits,
     has_split,
@@ -22,16 +26,21 @@ from detrnb.datasets.splits import (
     with_classes,
 )
 from detrnb.datasets.toy import photographs_of
-from detrnb.datasets.toy_drawing import read_photographs
+from detrnb.datasets.toy_drawing import PHOTOGRAPHS, read_photographs
 from detrnb.datasets.transforms import EvalTransform, TrainTransform, resize_shape
 
 __all__ = [
+    "PHOTOGRAPHS",
+    "Annotations",
     "Batch",
     "Classes",
     "CocoDataset",
     "EvalBatches",
     "EvalTransform",
     "FeatureDataset",
+    "Imported",
+    "PictureError",
+    "ROBOFLOW",
     "Report",
     "TrainBatches",
     "TrainTransform",
@@ -45,8 +54,11 @@ __all__ = [
     "compute_features",
     "fingerprint",
     "has_split",
+    "images_in",
+    "import_data",
     "make_loader",
     "open_split",
+    "open_upright",
     "photographs_of",
     "read_annotations",
     "read_photographs",

@@ -5,16 +5,17 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from detrnb.datasets import fields
-from detrnb.datasets.fields import NO_ID, Fields
+from detrnb.datasets.fields import Fields
 from detrnb.datasets.json_lists import json_lists
 
+ROBOFLOW = "_annotations.coco.json"  # what Roboflow calls a split's file, in the split's own folder
 SHOWN = 3  # examples of one kind of fault
 MOST_LABELS = 2**16  # a model has logits for all of them, used or not
 
@@ -52,6 +53,7 @@ class Annotations:
         areas: (m,) float64, pixels, of what the boxes are around; NaN where the file has none.
         malformed: list's name -> records that cannot be read.
         merged: categories listed again, id and name alike, which are taken as one.
+        heading: a category that is none, in words; empty where there is no such.
     """
 
     path: Path
@@ -67,40 +69,12 @@ class Annotations:
     areas: np.ndarray
     malformed: Mapping[str, Examples]
     merged: Examples
+    heading: str = ""
 
-    def as_coco(self) -> dict[str, list[dict]]:
-        """What was read as the content of a COCO file, for tools that measure by one.
-
-        What the file leaves out is filled in: `iscrowd` 0, `area` width times height, and ids
-        from 1 where one is missing, repeated or 0 (COCO's own tool takes an annotation of id 0 for
-        unmatched). An image of unknown size has none.
-        """
-        ids = self.ids
-        if len(np.unique(ids)) < len(ids) or np.isin(ids, (0, NO_ID)).any():
-            ids = np.arange(1, len(ids) + 1)
-        areas = np.where(np.isnan(self.areas), self.boxes_xywh[:, 2:].prod(1), self.areas)
-        boxes = {
-            "id": ids,
-            "image_id": self.of_image,
-            "category_id": self.of_category,
-            "bbox": self.boxes_xywh,
-            "area": areas,
-            "iscrowd": self.crowd.astype(int),
-        }
-        images = [
-            {"id": i, "file_name": name.decode()}
-            for i, name in zip(self.image_ids.tolist(), self.file_names, strict=True)
-        ]
-        for at in np.flatnonzero(~np.isnan(self.image_sizes).any(1)).tolist():
-            images[at]["width"], images[at]["height"] = self.image_sizes[at].tolist()
-        return {
-            "images": images,
-            "annotations": [
-                dict(zip(boxes, row, strict=True))
-                for row in zip(*(column.tolist() for column in boxes.values()), strict=True)
-            ],
-            "categories": [{"id": i, "name": name} for i, name in self.categories],
-        }
+    @property
+    def object_areas(self) -> np.ndarray:
+        """(m,) float64: areas as the file has them, width times height where it has none."""
+        return np.where(np.isnan(self.areas), self.boxes_xywh[:, 2:].prod(1), self.areas)
 
 
 def known_size(size: np.ndarray) -> tuple[float, float] | None:
@@ -126,7 +100,8 @@ def read_annotations(path: Path) -> Annotations:
             `annotations` and `categories`.
     """
     try:
-        return _read(path, fingerprint(path))
+        content = _read(path, fingerprint(path))
+        return _without_heading(content) if path.name == ROBOFLOW else content
     except FileNotFoundError:
         raise ValueError(f"annotation file {path} not found") from None
     except OSError as error:
@@ -173,6 +148,21 @@ def _read(path: Path, content: str) -> Annotations:
         if isinstance(column, np.ndarray):
             column.setflags(write=False)  # others are given the same
     return result
+
+
+def _without_heading(content: Annotations) -> Annotations:
+    """A file of Roboflow's without category 0, where this is only the heading of the others.
+
+    It is a class where an annotation of any split refers to it, and where it is the only one.
+    """
+    rest = tuple(category for category in content.categories if category[0] != 0)
+    files = sorted(content.path.absolute().parents[1].glob(f"*/{ROBOFLOW}"))
+    used = any((_read(file, fingerprint(file)).of_category == 0).any() for file in files)
+    if used or not rest or len(rest) == len(content.categories):
+        return content
+    name = dict(content.categories)[0]
+    heading = f"category 0 ({name}), to which no annotation of any split refers"
+    return replace(content, categories=rest, heading=heading)
 
 
 class _Table:

@@ -18,8 +18,8 @@ from detrnb.datasets.annotations import (
     known_size,
     read_annotations,
 )
-from detrnb.datasets.coco import coco_splits
 from detrnb.datasets.faults import Fault, Faults, Records, file_faults
+from detrnb.datasets.layouts import splits_of
 from detrnb.datasets.misplaced import found_elsewhere
 from detrnb.datasets.pictures import PictureError, open_rgb
 from detrnb.runs import cpu_count
@@ -84,9 +84,9 @@ def check(
     """Find every fault of a data set.
 
     Args:
-        data: a folder in COCO layout; or folder of images and annotation file of each split by its
-            name. The first split, or in COCO layout one whose name begins with `train`, is what is
-            trained on.
+        data: a folder in COCO layout, or as Roboflow exports it; or folder of images and
+            annotation file of each split by its name. The first split, or in a folder one whose
+            name begins with `train`, is what is trained on.
         images: open every image, instead of only seeing that its file is there. Images in two
             splits are then found by their content alone, else only under one file name.
         num_queries: of the model, which bounds the boxes that can be found in an image.
@@ -96,7 +96,7 @@ def check(
     Raises:
         ValueError: no such folder, or one without annotations.
     """
-    paths = data if isinstance(data, Mapping) else coco_splits(Path(data))
+    paths = data if isinstance(data, Mapping) else splits_of(Path(data))
     contents, faults = {}, []
     splits, training = {}, next(iter(paths))
     for name, (folder, file) in paths.items():

@@ -106,6 +106,7 @@ class CocoDataset(Dataset):
 
     Attributes:
         annotations: the annotation file.
+        ground_truth: all that was read of it.
         image_ids: (n,) int64, of the samples in order.
         image_sizes: (n, 2) float64, width and height by the file; NaN where it does not tell.
         classes: label -> category id and name, of the labels that have a category.
@@ -146,7 +147,7 @@ class CocoDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._guessed = False  # whether a guess was said; once a process is enough
         records = sound_records(self.annotations)
-        self._content = content = records.annotations
+        self.ground_truth = content = records.annotations
         self.classes = label_classes(content.categories, contiguous)
         self.class_names = class_names(self.classes, max(self.classes) + 1)
         self.category_ids = tuple(
@@ -162,10 +163,6 @@ class CocoDataset(Dataset):
     def num_classes(self) -> int:
         """Number of labels, no-object excluded."""
         return len(self.class_names)
-
-    def ground_truth(self) -> dict[str, list[dict]]:
-        """What is on record, as the content of a COCO file; what the file leaves out filled in."""
-        return self._content.as_coco()
 
     def _set_boxes(self, records: Records) -> None:
         """Keep boxes (xyxy, pixels) and labels (by category id), image by image, in flat arrays."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from detrnb.datasets.coco import Target
 
 Sample = tuple[Tensor, Target]
-Batch = tuple[Tensor, Tensor, list[Target]]
+Batch = tuple[Tensor, Tensor | None, list[Target]]
 
 
 class PackedTargets:
@@ -61,7 +61,7 @@ class PackedTargets:
 
 def packed(
     join: Callable[[list[Sample]], Batch], samples: list[Sample]
-) -> tuple[Tensor, Tensor, PackedTargets]:
+) -> tuple[Tensor, Tensor | None, PackedTargets]:
     """What `join` makes of samples, its targets packed."""
     inputs, padding_mask, targets = join(samples)
     return inputs, padding_mask, PackedTargets.pack(targets)
@@ -75,7 +75,7 @@ def collate(batch: list[Sample]) -> Batch:
 
     Returns:
         Images (B, 3, Hmax, Wmax) uint8, channels last, zero where padded; padding mask
-        (B, Hmax, Wmax) bool, True on padding; the targets.
+        (B, Hmax, Wmax) bool, True on padding, None where nothing is padded; the targets.
     """
     images, targets = zip(*batch, strict=True)
     height = max(image.shape[1] for image in images)
@@ -87,13 +87,12 @@ def collate(batch: list[Sample]) -> Batch:
         _, h, w = image.shape
         pixels[:h, :w], pixels[h:], pixels[:h, w:] = image.permute(1, 2, 0), 0, 0
         mask[:h, :w], mask[h:], mask[:h, w:] = False, True, True
-    images = torch.from_numpy(padded).permute(0, 3, 1, 2)
-    return images, torch.from_numpy(padding_mask), list(targets)
+    # Told here, where looking costs no wait for a device.
+    mask = torch.from_numpy(padding_mask) if padding_mask.any() else None
+    return torch.from_numpy(padded).permute(0, 3, 1, 2), mask, list(targets)
 
 
 def collate_features(batch: list[Sample]) -> Batch:
-    """Features (B, C, h, w), a mask of the images' size without padding, and the targets."""
+    """Features (B, C, h, w), no padding mask, since images are of one size, and the targets."""
     features, targets = zip(*batch, strict=True)
-    height, width = targets[0]["size"]
-    padding_mask = torch.zeros(len(batch), height, width, dtype=torch.bool)
-    return torch.stack(features), padding_mask, list(targets)
+    return torch.stack(features), None, list(targets)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrnb.datasets.annotations import NO_ID, SHOWN, Annotations
+from detrnb.datasets.annotations import SHOWN, Annotations
+from detrnb.datasets.fields import NO_ID
 
 # Kind -> what to do.
 ERRORS = {
@@ -67,6 +68,8 @@ WARNINGS = {
     " stored, whatever EXIF says, and its boxes are held against it only where it is opened.",
     "image taken by a guess": "Save it anew as it was annotated: one frame, and upright, without an"
     " EXIF orientation.",
+    "heading among the categories": "Roboflow lists the group of the classes as category 0: it is"
+    " left out. If it is a class, annotate it.",
     "category listed again": "Id and name are the same: it is taken as one.",
     "repeated category name": "Results by class tell them apart by id.",
     "class without training examples": "It cannot be learned.",
@@ -229,6 +232,8 @@ def _ids(records: Records, faults: Faults) -> None:
     same_category = repeated(category_ids)
     faults.mark("repeated image id", repeated(annotations.image_ids), records.image)
     faults.mark("repeated category id", same_category, category)
+    if annotations.heading:
+        faults.say("heading among the categories", [annotations.heading])
     faults.say("category listed again", annotations.merged.first, annotations.merged.count)
     faults.mark("repeated category name", repeated(names) & ~same_category, category)
     faults.mark("repeated file_name", repeated(annotations.file_names), records.image)

@@ -46,14 +46,15 @@ class FeatureDataset(Dataset):
 
 def compute_features(
     source: CocoDataset,
-    encode: Callable[[Tensor, Tensor], Tensor],
+    encode: Callable[[Tensor, Tensor | None], Tensor],
     batch_size: int = 32,
     kept: Path | None = None,
 ) -> FeatureDataset:
     """Run the backbone once over a data set.
 
     Args:
-        encode: images (B, 3, H, W) uint8 and padding mask (B, H, W) to features (B, C, h, w).
+        encode: images (B, 3, H, W) uint8 and padding mask (B, H, W), None where nothing is padded,
+            to features (B, C, h, w).
         kept: file that holds the features for the next time; taken from it where it exists, made
             anew where it cannot be read. Its name must tell all that they depend on. Targets are
             not in it: what labels depend on is another matter, and reading them is cheap.
@@ -112,7 +113,8 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:
         for parts in super().__iter__():
             inputs, padding_mask, targets = (
-                part.to(self.device, non_blocking=self.pin_memory) for part in parts
+                part if part is None else part.to(self.device, non_blocking=self.pin_memory)
+                for part in parts
             )
             yield inputs, padding_mask, list(targets)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 # What brings a picture upright whose sides EXIF exchanges, and what lays an upright one as stored.
-_UPRIGHT = {
+UPRIGHT = {
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
@@ -74,10 +74,10 @@ def open_rgb(
         PictureError: there is no such picture.
     """
     with _in_words(), Image.open(file) as image:
-        turn = _orientation(image)
+        turn = orientation(image)
         image.load()
         picture = as_rgb(image)
-        if _orientation(image) != turn:  # a TIFF, which Pillow turns upright as it loads
+        if orientation(image) != turn:  # a TIFF, which Pillow turns upright as it loads
             picture = picture.transpose(_STORED[turn])
         frames = getattr(image, "n_frames", 1)
         # Further pictures of an MPO are the other eye's, or previews.
@@ -115,7 +115,7 @@ def open_picture(
     with _in_words():
         content = file.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            kind, stored, turn = (image.format, image.mode), image.size, _orientation(image)
+            kind, stored, turn = (image.format, image.mode), image.size, orientation(image)
     if kind == ("JPEG", "RGB"):
         upright = _as_annotated(stored, turn, size, on_guess)
         shown = stored if upright is None else stored[::-1]
@@ -165,6 +165,19 @@ def _in_words() -> Iterator[None]:
         raise PictureError("unreadable image file", problem) from error
 
 
+def open_upright(file: Path) -> Image.Image:
+    """The picture that a file holds as a viewer shows it, turned as EXIF says.
+
+    Raises:
+        PictureError: there is no such picture.
+    """
+    stored = open_rgb(file)
+    with Image.open(file) as image:
+        turn = orientation(image)
+    back = UPRIGHT.get(turn, _STORED.get(turn))  # what EXIF mirrors or turns over is its own back
+    return stored if back is None else stored.transpose(back)
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """A picture of any colour mode in RGB of 8 bits; what is transparent lies on white.
 
@@ -204,7 +217,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """How EXIF says that the picture is turned, 1 to 8; 1 is not."""
     try:
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -220,10 +233,10 @@ def _as_annotated(
     on_guess: Callable[[str], None],
 ) -> Image.Transpose | None:
     """What makes a picture stored in some size have the one on record: a turn by EXIF, or None."""
-    upright = stored[::-1] if turn in _UPRIGHT else stored
+    upright = stored[::-1] if turn in UPRIGHT else stored
     if size is not None and stored != size:
         if upright == size:
-            return _UPRIGHT[turn]
+            return UPRIGHT[turn]
         turned = f" (by EXIF {_sides(upright)})" if upright != stored else ""
         problem = f"is {_sides(stored)}{turned}, recorded as {_sides(size)}"
         raise PictureError("image of another size than its record's", problem, stored)

@@ -5,6 +5,7 @@ from pathlib import Path
 from detrnb.datasets.annotations import label_classes, read_annotations
 from detrnb.datasets.checking import Report, check
 from detrnb.datasets.coco import CocoDataset, data_paths
+from detrnb.datasets.layouts import split_of
 from detrnb.datasets.toy import make_toy, toy_folder
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
 from detrnb.runs import project_root
@@ -28,7 +29,7 @@ def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
                 raise ValueError(f"{expected} not found, which data.splits has for {split!r}")
         return images, annotations
     if data.toy is None:
-        return data_paths(root / data.path, split)
+        return split_of(root / data.path, split)
     return data_paths(make_toy(root / toy_folder(data), data.toy), split)
 
 

@@ -24,6 +24,7 @@ from detrnb.datasets.toy_drawing import (
     DIGIT_SAMPLES,
     DrawnDigit,
     below,
+    deal,
     draw_image,
     read_digits,
     read_photographs,
@@ -32,7 +33,8 @@ from detrnb.runs import naming, write_whole
 from detrnb.settings import PRESETS, Config, DataConfig, ToyConfig
 
 GENERATOR = "detrnb.datasets.toy"
-VERSION = 1  # part of the settings: raise it whenever the drawn pixels change
+VERSION = 2  # part of the settings: raise it whenever the drawn pixels change
+FIRST_SEEDS_VERSION = 1  # seed 0's: its pixels are still those of the first
 SPLITS = ("train", "val", "test")
 SETTINGS_FILE = "toy.json"
 PARTS = ("annotations", "train2017", "val2017", "test2017")
@@ -60,7 +62,8 @@ def make_toy(path: Path, settings: ToyConfig) -> Path:
     """Make the toy set, or find it already made with the same settings.
 
     It is built in a temporary folder beside `path` and moved there when complete, so that what
-    stands at `path` is always whole. An image depends on (seed, split, index) alone.
+    stands at `path` is always whole. An image depends on (seed, split, index) alone; the seed also
+    says which photographs and digits each split gets.
 
     Args:
         path: the folder to make: `{train,val,test}2017/`, `annotations/`, `toy.json`.
@@ -107,7 +110,8 @@ def photographs_of(annotations: Path) -> dict[int, str]:
 
 def _record(settings: ToyConfig) -> dict[str, object]:
     """The content of the settings file, generator and version included."""
-    return {"generator": GENERATOR, "version": VERSION} | settings.model_dump(mode="json")
+    version = VERSION if settings.seed else FIRST_SEEDS_VERSION
+    return {"generator": GENERATOR, "version": version} | settings.model_dump(mode="json")
 
 
 def _is_made(path: Path, settings: ToyConfig) -> bool:
@@ -141,7 +145,7 @@ def _refuse_foreign(path: Path) -> None:
 def _build(folder: Path, settings: ToyConfig) -> None:
     """Write a whole toy set into `folder`, its settings file last."""
     (folder / "annotations").mkdir(parents=True)
-    digits = read_digits(settings.digits)
+    photographs, digits = deal(settings.seed, read_digits(settings.digits))
     categories = [
         {"id": i, "name": str(digit), "supercategory": "digit"}
         for i, digit in enumerate(settings.digits, start=1)
@@ -153,7 +157,8 @@ def _build(folder: Path, settings: ToyConfig) -> None:
         for split, count in zip(SPLITS, settings.num_images, strict=True):
             images = folder / f"{split}2017"
             images.mkdir()
-            draw = partial(_write_image, images, settings, split, read_photographs(split), digits)
+            scenes = read_photographs(photographs[split])
+            draw = partial(_write_image, images, settings, split, scenes, digits)
             records = []
             for record in pool.map(draw, range(count)):
                 records.append(record)

@@ -1,5 +1,6 @@
 """Looking into a trained model: recorded attention, the explorer, and what parts of it are for."""
 
+from detrnb.look.batch import plot_batch
 from detrnb.look.explore import AttentionExplorer
 from detrnb.look.knock_outs import (
     PARTS,
@@ -14,6 +15,7 @@ from detrnb.look.knock_outs import (
 )
 from detrnb.look.recording import (
     Recording,
+    Samples,
     attention_names,
     attention_of,
     record_attention,
@@ -25,6 +27,7 @@ __all__ = [
     "AttentionExplorer",
     "PARTS",
     "Recording",
+    "Samples",
     "Subject",
     "View",
     "against_controls",
@@ -38,6 +41,7 @@ __all__ = [
     "kept_triplets",
     "object_shares",
     "observations",
+    "plot_batch",
     "record_attention",
     "unrecorded_names",
 ]

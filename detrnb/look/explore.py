@@ -20,10 +20,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from detrnb.look.views import Subject, layer_of
-from detrnb.plots import plot_attention_from_point, plot_cross_attention, plot_query_attention
+from detrnb.plots import (
+    plot_anchors,
+    plot_attention_from_point,
+    plot_cross_attention,
+    plot_query_attention,
+)
 from detrnb.runs import project_root
 from detrnb.training import load_run
 
+ANCHORS = "anchors"  # in the control of attention, though none: what boxes are relative to
 DPI = 130  # of the picture; redrawing takes time in proportion to its pixels
 
 
@@ -152,16 +158,17 @@ class AttentionExplorer:
     def _adjust(self) -> None:
         """Ranges and options as model and image have them; what was chosen stays where it can."""
         view = self.view
-        _offer(self.attention, list(view.kinds))
+        _offer(self.attention, [*view.kinds, *([] if view.anchors is None else [ANCHORS])])
         _offer(self.query, self._queries())
-        name = view.kinds[self.attention.value][0]
+        kind = self.attention.value
+        if kind != ANCHORS:
+            self.layer.max = len(view.kinds[kind])
+            self.head.max = len(view.maps(view.kinds[kind][0]))
         rows, columns = view.grid
         self.image.max = self._last(self.subject)
-        self.layer.max = len(view.kinds[self.attention.value])
-        self.head.max = len(view.maps(name))
         self.row.max, self.column.max = rows - 1, columns - 1
-        kind = self.attention.value
         self.image.disabled = self.subject.dataset is None or self.file.value.strip() != ""
+        self.layer.disabled = self.head.disabled = kind == ANCHORS
         self.query.disabled = kind == "encoder self"
         self.threshold.disabled = kind == "decoder cross"
         self.row.disabled = self.column.disabled = kind != "encoder self"
@@ -181,10 +188,16 @@ class AttentionExplorer:
         return {query: found[place] for query, place in self.view.queries(threshold).items()}
 
     def _plot(self) -> Figure:
-        view, kind = self.view, self.attention.value
+        view, kind, query = self.view, self.attention.value, self.query.value
+        if kind == ANCHORS:
+            return self._plot_anchors()
         name, head = view.kinds[kind][self.layer.value - 1], self.head.value - 1
-        title = f"{view.title}\n{kind}, layer {layer_of(name)}, head {self.head.value}"
-        boxes = view.detections["boxes"]
+        boxes, samples = view.detections["boxes"], view.samples(name)
+        anchors = view.anchors if kind == "decoder cross" else None
+        legend = ["dots: what is sampled, by weight"] if samples else []
+        legend += [] if anchors is None else ["white: the anchor"]
+        shown = f"{kind}, layer {layer_of(name)}, head {self.head.value}"
+        title = "\n".join(filter(None, (view.title, shown, "; ".join(legend))))
         if kind == "encoder self":
             point = self.row.value, self.column.value
             parts = {x: view.maps(name, x)[head][point] for x in view.recording.parts(name)}
@@ -193,15 +206,39 @@ class AttentionExplorer:
                 parts,
                 point,
                 boxes_xyxy=boxes[list(view.found(self.threshold.value))],
+                samples=samples and {"attention": [x[head][point] for x in samples]},
                 title=title,
             )
-        query, maps = self.query.value, view.maps(name)[head]
+        maps = view.maps(name)[head]
         if kind == "decoder cross":
-            maps, names = {f"query {query}": maps[query]}, [self.query.label]
-            box = boxes[[view.queries(0)[query]]]
-            return plot_cross_attention(view.image, maps, box, names=names, title=title)
+            panel = f"query {query}"
+            return plot_cross_attention(
+                view.image,
+                {panel: maps[query]},
+                boxes[[view.queries(0)[query]]],
+                names=[self.query.label],
+                anchors=() if anchors is None else anchors[layer_of(name) - 1, [query]],
+                samples=samples and {panel: [x[head, query] for x in samples]},
+                title=title,
+            )
         found = self._found(self.threshold.value)
         return plot_query_attention({"": maps}, found, query=query, title=title)
+
+    def _plot_anchors(self) -> Figure:
+        """Anchors of the chosen query, and of those with the score, in each layer; once where they
+        stay.
+        """
+        view, anchors, found = self.view, self.view.anchors, self._found(0)
+        boxes, places = view.detections["boxes"], view.queries(0)
+        shown = dict.fromkeys((self.query.value, *view.queries(self.threshold.value)))
+        layers = {f"layer {i}": of_layer for i, of_layer in enumerate(anchors, start=1)}
+        return plot_anchors(
+            view.image,
+            {"every layer": anchors[0]} if (anchors == anchors[0]).all() else layers,
+            {query: boxes[places[query]] for query in shown},
+            names={query: f"{query}: {found[query]}" for query in shown},
+            title=f"{view.title}\nanchors, and the boxes that come of them",
+        )
 
 
 def _control(kind: type[widgets.Widget], description: str, **settings: object) -> widgets.Widget:

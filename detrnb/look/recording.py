@@ -5,11 +5,13 @@ numbers for the encoder (three times that where attention is split), B·N·Q·S 
 
 A part can be recorded if it has `record`, False until somebody asks, and then keeps in `recorded`
 either `attention` (B, N, Q, S), or the `points` (B, N, Q, P, 2) that it samples, x then y, shares
-of the whole padded map, with their `weights` (B, N, Q, P).
+of the whole padded map, with their `weights` (B, N, Q, P). Of the decoder are kept the anchors that
+it gives beside its hidden states.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,18 @@ def unrecorded_names(model: DETR) -> tuple[str, ...]:
     return tuple(name for name in model.attentions if name not in attention_names(model))
 
 
+class Samples(NamedTuple):
+    """Positions that queries, or in the encoder cells, sample: P each in every head.
+
+    Attributes:
+        points: (..., P, 2), x then y.
+        weights: (..., P), which sum to 1.
+    """
+
+    points: Tensor
+    weights: Tensor
+
+
 class Recording:
     """The attention of the last forward pass inside `record_attention`.
 
@@ -39,6 +53,8 @@ class Recording:
     def __init__(self, names: Sequence[str], missing: Sequence[str] = ()) -> None:
         self.names, self.missing = tuple(names), tuple(missing)
         self._recorded: dict[str, dict[str, Tensor]] = {}
+        self._samples: dict[str, Samples] = {}
+        self._anchors: Tensor | None = None
         self._mask: Tensor | None = None
 
     def parts(self, name: str) -> tuple[str, ...]:
@@ -48,7 +64,8 @@ class Recording:
     @property
     def nbytes(self) -> int:
         """Memory that the recording holds."""
-        return sum(x.nbytes for parts in self._recorded.values() for x in parts.values())
+        kept = (*self._recorded.values(), *(x._asdict() for x in self._samples.values()))
+        return sum(x.nbytes for tensors in kept for x in tensors.values())
 
     def maps(self, name: str, image: int = 0, part: str = "attention") -> Tensor:
         """One image's attention, after the softmax and before dropout, without padding.
@@ -69,19 +86,62 @@ class Recording:
         parts = self._find(name)
         if part not in parts:
             raise ValueError(f"{name} has no part {part!r}; it has {', '.join(parts)}")
-        if not 0 <= image < len(self._mask):
-            raise ValueError(f"image {image} of a batch of {len(self._mask)}")
+        H, W = self.grid(image)
         weights, feature_map = parts[part][image], self._mask.shape[1:]
         if name.startswith("decoder") and name.endswith("self"):
             return weights
-        H, W = self.grid(image)
         maps = weights.unflatten(-1, feature_map)[..., :H, :W]
-        if name.startswith("encoder"):
-            maps = maps.unflatten(1, feature_map)[:, :H, :W]
-        return maps
+        return self._without_padding(name, maps, image)
+
+    def samples(self, name: str, image: int = 0) -> Samples | None:
+        """The positions that one image's attention samples; None where it weighs them all.
+
+        Args:
+            name, image: as for `maps`, which holds what these amount to, cell by cell.
+
+        Returns:
+            Encoder (N, H, W, P, 2), decoder (N, Q, P, 2), as shares of the feature map without
+            padding; below 0 or above 1 where a head looks past the image, and finds nothing.
+
+        Raises:
+            ValueError: as for `maps`.
+        """
+        self._find(name)
+        (H, W), (all_H, all_W) = self.grid(image), self._mask.shape[1:]
+        if name not in self._samples:
+            return None
+        points, weights = (
+            self._without_padding(name, x[image], image) for x in self._samples[name]
+        )
+        return Samples(points * points.new_tensor([all_W / W, all_H / H]), weights)
+
+    def anchors(self, image: int = 0) -> Tensor | None:
+        """What one image's boxes are relative to in each decoder layer; None where to nothing.
+
+        Returns:
+            (L, Q, 2), x and y, or (L, Q, 4), cxcywh, shares of the image without padding.
+
+        Raises:
+            ValueError: there is no such image, or no forward pass has run.
+        """
+        self.grid(image)
+        return None if self._anchors is None else self._anchors[:, image]
+
+    def _without_padding(self, name: str, x: Tensor, image: int) -> Tensor:
+        """Values (N, Q, ...) of queries, or (N, H·W, ...) of cells as (N, H, W, ...), those padded
+        left out.
+        """
+        if not name.startswith("encoder"):
+            return x
+        H, W = self.grid(image)
+        return x.unflatten(1, self._mask.shape[1:])[:, :H, :W]
 
     def grid(self, image: int = 0) -> tuple[int, int]:
         """Rows and columns of an image's feature map, without padding."""
+        if self._mask is None:
+            raise ValueError("nothing is recorded: no forward pass has run inside it")
+        if not 0 <= image < len(self._mask):
+            raise ValueError(f"image {image} of a batch of {len(self._mask)}")
         # Padding lies at the bottom and right, so that what is valid is a rectangle.
         valid = ~self._mask[image]
         return int(valid.any(1).sum()), int(valid.any(0).sum())
@@ -93,8 +153,8 @@ class Recording:
             self.missing = tuple(dict.fromkeys((*self.missing, name)))
             return
         if "points" in recorded:
-            spread = _spread(recorded["points"], recorded["weights"], self._mask.shape[1:])
-            recorded = {"attention": spread}
+            self._samples[name] = Samples(recorded["points"], recorded["weights"])
+            recorded = {"attention": _spread(*self._samples[name], self._mask.shape[1:])}
         self._recorded[name] = recorded
 
     def _find(self, name: str) -> dict[str, Tensor]:
@@ -135,8 +195,15 @@ def record_attention(model: DETR, names: Sequence[str] | None = None) -> Iterato
     def keep_mask(_: nn.Module, arguments: tuple[Tensor]) -> None:
         recording._mask = arguments[0].detach()
 
+    def keep_anchors(_: nn.Module, __: object, gives: tuple[Tensor, list[Tensor] | None]) -> None:
+        anchors = gives[1]
+        recording._anchors = None if anchors is None else torch.stack(anchors).detach().sigmoid()
+
     before = {name: known[name].record for name in names}  # another recording may be on
-    hooks = [model.backbone[1].register_forward_pre_hook(keep_mask)]
+    hooks = [
+        model.backbone[1].register_forward_pre_hook(keep_mask),
+        model.transformer.decoder.register_forward_hook(keep_anchors),
+    ]
     for name in names:
         known[name].record = True
         hooks.append(known[name].register_forward_hook(keep(name)))

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from detrnb.boxes import box_iou, cell_coverage
+from detrnb.boxes import box_iou, cell_coverage, cxcywh_to_xyxy
 from detrnb.datasets import (
     CocoDataset,
     EvalTransform,
@@ -25,7 +25,7 @@ from detrnb.datasets import (
     has_split,
     open_split,
 )
-from detrnb.look.recording import Recording, record_attention
+from detrnb.look.recording import Recording, Samples, record_attention
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
 from detrnb.runs import project_root
 from detrnb.settings import BASELINE, OFFICIAL, Config
@@ -94,6 +94,29 @@ class View:
     def maps(self, name: str, part: str = "attention") -> Tensor:
         """As `Recording.maps`, on the CPU."""
         return self.recording.maps(name, part=part).cpu()
+
+    def samples(self, name: str) -> Samples | None:
+        """As `Recording.samples`, in pixels of `image`, on the CPU."""
+        samples = self.recording.samples(name)
+        if samples is None:
+            return None
+        return Samples(samples.points.cpu() * self._size, samples.weights.cpu())
+
+    @property
+    def anchors(self) -> Tensor | None:
+        """What boxes are relative to in each decoder layer, pixels of `image`, on the CPU: points
+        (L, Q, 2), x and y, or boxes (L, Q, 4), xyxy; None where to nothing.
+        """
+        anchors = self.recording.anchors()
+        if anchors is None:
+            return None
+        anchors = cxcywh_to_xyxy(anchors) if anchors.shape[-1] == 4 else anchors
+        return anchors.cpu() * self._size.repeat(anchors.shape[-1] // 2)
+
+    @property
+    def _size(self) -> Tensor:
+        """Width and height."""
+        return torch.tensor([self.image.shape[2], self.image.shape[1]])
 
     def heads(self, kind: Kind) -> dict[str, Tensor]:
         """Every head of every layer by its title, `layer 1, head 1` first.

@@ -193,7 +193,7 @@ class SetCriterion(nn.Module):
         layout, device = self._layout(layout, total), logits.device
         if normalizers is None:
             normalizers = self.normalizers(targets, layout)
-        divisors = normalizers.to(logits.dtype).to(device)
+        divisors = _sent(normalizers.to(logits.dtype), device)
         num_boxes, class_divisor, num_first, num_images, num_given = divisors
         counts = [len(t["labels"]) for t in targets]
         labels = torch.cat([t["labels"] for t in targets])
@@ -201,7 +201,7 @@ class SetCriterion(nn.Module):
 
         # Matched predictions of all layers as flat indices: every layer has as many, M.
         Q = layout.matched
-        query, target = (x.to(device) for x in _flat_indices(matches, counts, Q))  # (L, M)
+        query, target = (_sent(x, device) for x in _flat_indices(matches, counts, Q))  # (L, M)
         flat_logits = logits[:, :, :Q].reshape(L, B * Q, C)
         target_classes = torch.full((L, B * Q), self.num_classes, device=device)
         target_classes = target_classes.scatter(1, query, labels[target])
@@ -218,7 +218,7 @@ class SetCriterion(nn.Module):
             judged = query.shape[1] // layout.groups
             class_error = 100 * judged / num_first - 100 * hit.sum() / num_first
             found = claims.reshape(L, B, Q)[..., : layout.queries].sum(-1).to(logits.dtype)
-            counted = torch.tensor(counts, dtype=logits.dtype, device=device)
+            counted = _sent(torch.tensor(counts, dtype=logits.dtype), device)
             cardinality = (found - counted).abs().sum(1) / num_images
 
         kinds = {"loss_ce": loss_ce, "class_error": class_error, "loss_bbox": loss_bbox}
@@ -231,7 +231,8 @@ class SetCriterion(nn.Module):
         }
         if layout.given is None:
             return out
-        query, target = (x.to(device) for x in _flat_indices([layout.given], counts, total))
+        given = _flat_indices([layout.given], counts, total)
+        query, target = (_sent(x, device) for x in given)
         query, target = query.expand(L, -1), target.expand(L, -1)
         rows = query[..., None].expand(-1, -1, C)
         given_logits = logits.reshape(L, B * total, C).gather(1, rows)
@@ -250,6 +251,11 @@ class SetCriterion(nn.Module):
     def detections(self, outputs: dict, sizes: Tensor) -> list[dict[str, Tensor]]:
         """As `postprocess`, by this criterion's `scores`."""
         return postprocess(outputs, sizes, self.scores)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, which is not waited for."""
+    return x.to(device, non_blocking=True)
 
 
 def _box_losses(

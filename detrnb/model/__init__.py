@@ -8,13 +8,7 @@ from detrnb.model.attention import (
     MultiheadAttention,
     given_position,
 )
-from detrnb.model.backbone import (
-    Backbone,
-    PositionEmbeddingSine,
-    ResNetBody,
-    TimmBody,
-    load_backbone_weights,
-)
+from detrnb.model.backbone import Backbone, ResNetBody, TimmBody
 from detrnb.model.detr import (
     DETR,
     added_parameters,
@@ -22,7 +16,16 @@ from detrnb.model.detr import (
     build_detr,
     idle_parameters,
 )
+from detrnb.model.hugging_face import (
+    SAVED_CLASSES,
+    SAVED_CONFIG,
+    SAVED_PROCESSOR,
+    SAVED_TEMPERATURE,
+    as_saved,
+)
 from detrnb.model.parts import FOR_ALL, ROWS, Row
+from detrnb.model.positions import PositionEmbeddingSine
+from detrnb.model.pretrained import load_backbone_weights
 from detrnb.model.queries import LearnedQueries, Queries
 from detrnb.model.transformer import Transformer, TransformerDecoder, TransformerEncoder
 from detrnb.model.weights import LoadedWeights, load_weights
@@ -41,6 +44,10 @@ __all__ = [
     "PositionEmbeddingSine",
     "Queries",
     "ROWS",
+    "SAVED_CLASSES",
+    "SAVED_CONFIG",
+    "SAVED_PROCESSOR",
+    "SAVED_TEMPERATURE",
     "ResNetBody",
     "Row",
     "TimmBody",
@@ -48,6 +55,7 @@ __all__ = [
     "TransformerDecoder",
     "TransformerEncoder",
     "added_parameters",
+    "as_saved",
     "build_criterion",
     "build_detr",
     "given_position",

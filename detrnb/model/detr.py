@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from detrnb.loss import Layout, Targets, at_least_float32
 from detrnb.model.attention import MultiheadAttention
-from detrnb.model.backbone import Backbone, PositionEmbeddingSine
+from detrnb.model.backbone import Backbone
 from detrnb.model.parts import Places, num_classes, stream
+from detrnb.model.positions import PositionEmbeddingSine
 from detrnb.model.transformer import DecoderLayer, EncoderLayer, Transformer
 from detrnb.settings import ModelConfig, resolve
 
@@ -59,6 +60,9 @@ class DETR(nn.Module):
         self.transformer = transformer
         self.class_embed = nn.Linear(d_model, num_logits)
         self.bbox_embed = MLP(d_model, 4)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(backbone.body, name))[:, None, None]
+            self.register_buffer(name, values, persistent=False)
         self.attentions: tuple[str, ...] = ()
         self.rates: dict[str, float] = {}
         self.settings: ModelConfig | None = None
@@ -69,13 +73,18 @@ class DETR(nn.Module):
         self.backbone[0].to(memory_format=torch.channels_last)
         return self
 
-    def normalize(self, images: Tensor, padding_mask: Tensor) -> Tensor:
+    def normalize(self, images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Images (B, 3, H, W) uint8 -> float as the backbone expects; padding becomes 0."""
-        body = self.backbone[0].body
-        mean = torch.tensor(body.mean, device=images.device)[:, None, None]
-        std = torch.tensor(body.std, device=images.device)[:, None, None]
-        normalized = (images.float() / 255 - mean) / std
-        return normalized.masked_fill(padding_mask[:, None], 0.0)
+        # Row by row with colours side by side, as images come: what is repeated over pixels in
+        # threes keeps processors from taking several values at a time.
+        batch, colours, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * colours)
+        mean, std = (values.flatten().repeat(width) for values in (self.mean, self.std))
+        normalized = rows.to(torch.promote_types(mean.dtype, torch.float32))
+        normalized = normalized.div_(255).sub_(mean).div_(std).view(batch, height, width, colours)
+        if padding_mask is not None:
+            normalized.masked_fill_(padding_mask[..., None], 0.0)
+        return normalized.permute(0, 3, 1, 2)
 
     def layout(self, targets: Targets | None = None) -> Layout:
         """How the queries of a pass on these targets are arranged, in the mode the model is in."""
@@ -90,7 +99,7 @@ class DETR(nn.Module):
     def forward(
         self,
         images: Tensor | None,
-        padding_mask: Tensor,
+        padding_mask: Tensor | None = None,
         features: Tensor | None = None,
         targets: Targets | None = None,
     ) -> dict[str, Tensor | list[dict[str, Tensor]]]:
@@ -98,7 +107,8 @@ class DETR(nn.Module):
 
         Args:
             images: (B, 3, H, W) float, normalised. None where `features` are given.
-            padding_mask: (B, H, W) bool, True on padding.
+            padding_mask: (B, H, W) bool, True on padding; None where nothing is padded, which then
+                costs nothing.
             features: (B, C, H/stride, W/stride), what the (frozen) backbone made of the images.
             targets: in training, for queries that are made from them; without there are none.
 
@@ -107,17 +117,14 @@ class DETR(nn.Module):
             image, and `aux_outputs`: the same two of every earlier decoder layer. In evaluation Q'
             is Q; C is what the criterion asks for.
         """
-        backbone, position_embedding = self.backbone
         if features is None:
-            features = backbone(images)
-        # Nearest interpolation keeps cell (0, 0) valid, so no image is wholly masked.
-        mask = F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()
+            features = self.backbone[0](images)
         src = self.input_proj(features)
-        pos = position_embedding(mask).to(src.dtype)
+        mask, pos = self._cells(padding_mask, features)
         hidden, anchors = self.transformer(
             src.flatten(2).transpose(1, 2),
-            pos.flatten(2).transpose(1, 2),
-            mask.flatten(1),
+            pos.to(src.dtype).flatten(2).transpose(1, 2),
+            mask,
             tuple(features.shape[-2:]),
             self.query_embed(features.shape[0], self.layout(targets), targets),
             self.box_offsets,
@@ -129,6 +136,16 @@ class DETR(nn.Module):
             for logits, boxes in zip(*heads, strict=True)
         ]
         return {**layers[-1], "aux_outputs": layers[:-1]}
+
+    def _cells(self, padding_mask: Tensor | None, features: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The cells' padding mask (B, S) or None, and their position embedding (B, D, h, w)."""
+        position_embedding, size = self.backbone[1], features.shape[-2:]
+        if padding_mask is None:
+            whole = torch.zeros(1, *size, dtype=torch.bool, device=features.device)
+            return None, position_embedding(whole.expand(features.shape[0], -1, -1))
+        # Nearest interpolation keeps cell (0, 0) valid, so no image is wholly masked.
+        mask = F.interpolate(padding_mask[:, None].float(), size=size)[:, 0].bool()
+        return mask.flatten(1), position_embedding(mask)
 
     def _boxes(self, hidden: Tensor, anchors: list[Tensor] | None) -> Tensor:
         """Boxes (L, B, Q', 4), relative to anchors where there are any."""
@@ -242,8 +259,9 @@ def _start_heads(model: DETR, config: ModelConfig) -> None:
     """Start heads as the variants' entries say."""
     for variant in resolve(config.variant):
         if "box" in variant.heads:
-            for parameter in model.bbox_embed.layers[-1].parameters():
-                parameter.fill_(variant.heads["box"])
+            last = model.bbox_embed.layers[-1]
+            last.weight.zero_()
+            last.bias.copy_(torch.as_tensor(variant.heads["box"]))
         if "class_bias" in variant.heads:
             model.class_embed.bias.fill_(variant.heads["class_bias"])
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from detrnb.loss import SetCriterion
 from detrnb.model.attention import DecoderCrossAttention, DecoderSelfAttention, EncoderAttention
-from detrnb.model.backbone import embed_points
+from detrnb.model.positions import embed_points
 from detrnb.model.queries import LearnedQueries
 from detrnb.model.transformer import TransformerDecoder, TransformerEncoder
 from detrnb.settings import (

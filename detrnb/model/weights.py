@@ -1,5 +1,6 @@
 """Weights into a model: of a run, of a file, or the reference's own by name."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from detrnb.checkpoints import fetched, read_state
 from detrnb.model.detr import DETR, added_parameters, assemble
+from detrnb.model.hugging_face import fetched_from_hub, is_saved, read_saved
 from detrnb.runs import RunFolder, project_root
 from detrnb.settings import BASELINE, OFFICIAL
 
 _HEAD = ("class_embed.weight", "class_embed.bias")
 _QUERIES = "query_embed.weight"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner and name
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class LoadedWeights:
         return "\n".join((loaded, *self.notes, *self.changes))
 
 
-def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
+def load_weights(model: DETR, origin: str | Path, content: object = None) -> LoadedWeights:
     """Load weights into a model: official ones, a run's, another checkpoint's, a state dict's.
 
     All tensors must be there in the model's shapes, with exceptions. Weights of DETR load into any
@@ -81,8 +84,10 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
     as both have. Counters of batches, which frozen norms lack, are left out.
 
     Args:
-        origin: a name in `official.OFFICIAL`, or the path of a run folder (its best epoch) or a
-            file, from the project's folder.
+        origin: a name in `official.OFFICIAL`; the path of a run folder (its best epoch), of a
+            folder that transformers saved, or of a file, from the project's folder; or the name of
+            a model of Hugging Face's hub, such as `facebook/detr-resnet-50`.
+        content: of the file, where it was read before.
 
     Raises:
         ValueError: they cannot be had, or do not fit the model; names the first few tensors.
@@ -94,7 +99,7 @@ def load_weights(model: DETR, origin: str | Path) -> LoadedWeights:
             f"the weights {origin} are of {official.settings_text()}; this model has stride"
             f" {model.backbone[0].body.stride}"
         )
-    state, notes = read_state(_file_of(str(origin)))
+    state, notes = _read(model, _place_of(str(origin)), content)
     ours = model.state_dict()
     state, left_out = _without_counters(state, ours)
     adding = {  # modules all of whose own parameters are absent
@@ -212,16 +217,29 @@ def _faults(ours: dict[str, Tensor], theirs: dict[str, Tensor], excepted: set[st
     ]
 
 
-def _file_of(origin: str) -> Path:
-    """The file that weights are in."""
+def _read(model: DETR, place: Path, content: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors at a place by our names, and what there is to say about them."""
+    if place.is_dir():
+        body = model.backbone[0].body
+        saved = read_saved(place, model.settings, body.mean, body.std)
+        return saved.state, saved.notes
+    return read_state(place, content)
+
+
+def _place_of(origin: str) -> Path:
+    """The file that weights are in, or a folder that transformers saved."""
     if origin in OFFICIAL:
         return official_file(origin)
     path = project_root() / Path(origin).expanduser()
+    if path.is_dir() and is_saved(path):
+        return path
+    if not path.exists() and _HUB_NAME.fullmatch(origin) and not path.parent.is_dir():
+        return fetched_from_hub(origin)
     path = RunFolder(path).best if path.is_dir() else path
     if not path.is_file():
         raise ValueError(
-            f"no weights at {path}: expected a checkpoint such as a run's best.pt, a run folder, or"
-            f" one of {', '.join(OFFICIAL)}"
+            f"no weights at {path}: expected a checkpoint such as a run's best.pt, a run folder, a"
+            f" folder saved by transformers, or one of {', '.join(OFFICIAL)}"
         )
     return path
 

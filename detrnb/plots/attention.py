@@ -11,8 +11,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import CenteredNorm, LinearSegmentedColormap, Normalize, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 
-from detrnb.plots.images import _array, _draw_box, _pixels, _show, _tag
+from detrnb.plots.images import _array, _draw_anchor, _draw_box, _pixels, _show, _tag
 from detrnb.plots.style import OBJECT_COLOURS, STYLE
+
+_Samples = Mapping[str, tuple[object, object]]  # by map: positions, and their weights
 
 
 @STYLE
@@ -23,6 +25,7 @@ def plot_attention_from_point(
     columns: int = 5,
     *,
     boxes_xyxy: object = (),
+    samples: _Samples | None = None,
     title: str = "",
 ) -> Figure:
     """What one position of the feature map attends to: the image with the position, then maps.
@@ -36,9 +39,10 @@ def plot_attention_from_point(
         point: row and column in the feature map.
         columns: maps in a row; the image stands to their left.
         boxes_xyxy: (G, 4) in pixels, outlined on the image and on every map.
+        samples: as for `plot_cross_attention`.
 
     Raises:
-        ValueError: no maps, maps of several shapes, or a point outside them.
+        ValueError: no maps, maps of several shapes, or a point outside them; samples of none.
     """
     picture, values = _pixels(image), _equal_maps(maps)
     h, w = next(iter(values.values())).shape
@@ -59,6 +63,7 @@ def plot_attention_from_point(
         for box in _array(boxes_xyxy).reshape(-1, 4):
             _draw_box(ax, box, "white", width=0.8, edge=0.6)
         ax.plot(x, y, marker="o", markersize=6, color="#FF2D2D", markeredgecolor="white")
+    _draw_samples(dict(zip(values, axes, strict=True)), samples, picture)
     _colour_bar(figure, mappable)
     return figure
 
@@ -71,6 +76,8 @@ def plot_cross_attention(
     columns: int = 4,
     *,
     names: Sequence[str] | None = None,
+    anchors: object = (),
+    samples: _Samples | None = None,
     title: str = "",
 ) -> Figure:
     """Where queries look, each beside the box it predicts, map and box in one colour.
@@ -84,14 +91,23 @@ def plot_cross_attention(
             colour.
         columns: maps in a row; the image with all boxes stands to their left.
         names: what is written on each box there.
+        anchors: what each map's box is relative to, in pixels: (len(maps), 2) points, drawn as
+            crosses, or (len(maps), 4) boxes xyxy, dashed.
+        samples: of maps that come from a few sampled positions, by title: these, (P, 2) in pixels,
+            and their weights (P,), drawn as dots with areas in proportion. What lies outside the
+            image is counted in the map's title.
 
     Raises:
-        ValueError: no maps, maps of several shapes, or another number of boxes.
+        ValueError: no maps, maps of several shapes, or another number of boxes or anchors; samples
+            of none.
     """
     picture, values = _pixels(image), _equal_maps(maps)
-    boxes = _array(boxes_xyxy).reshape(-1, 4)
-    if len(boxes) != len(values):
-        raise ValueError(f"{len(values)} maps but {len(boxes)} boxes; expected a box for each map")
+    boxes, anchors = _array(boxes_xyxy).reshape(-1, 4), _array(anchors)
+    for what, given in (("boxes", boxes), ("anchors", anchors)):
+        if len(given) != len(values) and (len(given) or what == "boxes"):
+            raise ValueError(
+                f"{len(values)} maps but {len(given)} {what}; expected one for each map"
+            )
     figure, (first, *axes) = _bare_axes(picture.shape, len(values), columns, title, with_image=True)
     _show(first, picture)
     norm, _ = _shared_scale(values)
@@ -111,6 +127,9 @@ def plot_cross_attention(
         ax.images[0].set(data=grey, cmap="gray", norm=Normalize(0, 450))
         ax.imshow(weights, interpolation="nearest", **look)
         _draw_box(ax, box, colours[box])
+        if len(anchors):
+            _draw_anchor(ax, anchors[i], "white")
+    _draw_samples(dict(zip(values, axes, strict=True)), samples, picture)
     _colour_bar(figure, ScalarMappable(norm, "gray"))
     return figure
 
@@ -159,6 +178,24 @@ def plot_query_attention(
     return figure
 
 
+def _draw_samples(axes: Mapping[str, Axes], samples: _Samples | None, picture: np.ndarray) -> None:
+    """Dots on the maps of these titles, whose titles tell what does not fit on."""
+    unknown = (samples or {}).keys() - axes.keys()
+    if unknown:
+        raise ValueError(f"samples of {', '.join(sorted(unknown))}; maps: {', '.join(axes)}")
+    H, W, _ = picture.shape
+    for title, (points, weights) in (samples or {}).items():
+        ax, points, weights = axes[title], _array(points), _array(weights)
+        x, y = points.T
+        outside = ((x < 0) | (x > W) | (y < 0) | (y > H)).sum()
+        look = {"color": "white", "edgecolors": "black", "linewidths": 0.7, "zorder": 3}
+        # A position is a share of the area, whose first pixel's centre is drawn at 0.
+        ax.scatter(x - 0.5, y - 0.5, s=110 * weights, **look)
+        if outside:
+            told = f"{outside} of {len(points)} outside"
+            ax.set_title(f"{title}, {told}" if title else told, fontsize=8.5)
+
+
 def _equal_maps(maps: Mapping[str, object]) -> dict[str, np.ndarray]:
     """The maps as arrays, seen to be one or more of one shape."""
     values = {title: _array(x) for title, x in maps.items()}
@@ -182,7 +219,13 @@ def _shared_scale(values: Mapping[str, np.ndarray]) -> tuple[Normalize, bool]:
 
 
 def _bare_axes(
-    shape: tuple[int, ...], count: int, columns: int, title: str, *, with_image: bool = False
+    shape: tuple[int, ...],
+    count: int,
+    columns: int,
+    title: str,
+    *,
+    with_image: bool = False,
+    with_bar: bool = True,
 ) -> tuple[Figure, list[Axes]]:
     """Axes without ticks for pictures (H, W), row by row; before them one for the image.
 
@@ -191,13 +234,14 @@ def _bare_axes(
 
     Args:
         with_image: one more, to the left of all, as high as three rows at most.
+        with_bar: whether there is a margin for `_colour_bar`.
     """
     columns = min(columns, count)
     rows = -(-count // columns)
     span = min(rows, 3) if with_image else 0
     width, gap, heading = 1.75, 0.1, 0.27  # inches
     height = width * shape[0] / shape[1]
-    left, right = gap if with_image else 1.0, 0.8  # names of rows, the colour bar
+    left, right = gap if with_image else 1.0, 0.8 if with_bar else 0.0  # names of rows, the bar
     top = 0.02 + 0.18 * len(title.splitlines())
     full_width = left + (span + columns) * (width + gap) + right
     full_height = top + rows * (heading + height) + gap

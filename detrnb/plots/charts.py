@@ -202,3 +202,29 @@ def _label_epochs(ax: Axes) -> None:
         ax.text(
             0.5, 0.5, "nothing logged yet", transform=ax.transAxes, ha="center", color="#777777"
         )
+
+
+@STYLE
+def plot_thresholds(kept: Mapping) -> Figure:
+    """Precision, recall and F1 by the least score that counts; the best F1 is marked.
+
+    Args:
+        kept: As from ``Run.thresholds``.
+    """
+    figure, axes = panels(1, 1, width=5.0, height=3.2)
+    ax, curve, best = axes[0, 0], kept["curve"], kept["overall"]
+    for key, colour, line in (
+        ("precision", VARIANT_COLOURS["adaptive_res"], "--"),
+        ("recall", VARIANT_COLOURS["efficient_attention"], "-."),
+        ("f1", INK, "-"),
+    ):
+        ax.plot(curve["score"], curve[key], line, color=colour, label=key.replace("f1", "F1"))
+    if best["threshold"] is not None:
+        ax.axvline(best["threshold"], color=GREY, linewidth=0.8)
+        ax.set_title(f"best F1 {best['f1']:.2f} at {best['threshold']:.2f}", loc="left")
+    ax.set_xlabel("least score that counts")
+    ax.set_ylabel(f"share, at IoU {kept['iou']:g}")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1.02)
+    ax.legend()
+    return figure

@@ -212,6 +212,15 @@ def _draw_box(
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, path_effects=effects, **look))
 
 
+def _draw_anchor(ax: Axes, anchor: np.ndarray, colour: str) -> None:
+    """What a box is relative to: a dashed box (4,), or a cross at a point (2,)."""
+    if len(anchor) == 4:
+        _draw_box(ax, anchor, colour, width=1.2, style=(0, (3, 2)))
+    else:
+        look = {"marker": "P", "markersize": 7, "markeredgecolor": "black", "markeredgewidth": 0.6}
+        ax.plot(*anchor, color=colour, **look)
+
+
 def _halo(width: float) -> list:
     return [patheffects.Stroke(linewidth=width, foreground="#00000090"), patheffects.Normal()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from detrnb.compare import FEWEST_SEEDS, paired_test
-from detrnb.plots.style import INK, STYLE, colours_of_labels, panels
+from detrnb.compare import DELTA, FEWEST_SEEDS, paired_test
+from detrnb.plots.style import GREY, INK, STYLE, colours_of_labels, panels
 
 
 @STYLE
@@ -85,41 +85,109 @@ def plot_paired_curves(differences: Mapping[str, pd.DataFrame], metric: str) -> 
 
 
 @STYLE
-def plot_forest(table: pd.DataFrame, metric: str) -> Figure:
-    """Differences from the baseline with their 95 % intervals, beside what could have been seen.
+def plot_forest(
+    table: pd.DataFrame,
+    metric: str,
+    *,
+    delta: float = DELTA,
+    controls: Collection[str] = (),
+    parts: Mapping[str, str] | None = None,
+) -> Figure:
+    """Differences from the baseline with their 95 % intervals, and beside them the price in time.
+
+    Grey: too small to matter. Hollow: described, not judged. Controls stand apart, at the bottom.
 
     Args:
-        table: Of ``compare.verdicts``: by entry, ``difference``, ``low``, ``high``, ``detectable``
-            (NaN for an entry with too few seeds, drawn hollow) and ``verdict``.
+        table: Of ``compare.verdicts``, or several one below the other: by entry, ``difference``,
+            ``low``, ``high``, ``p_holm``, ``words``, ``seeds``, and where it is known ``time`` with
+            ``time_low`` and ``time_high``.
         metric: For the axis, such as ``AP on test2017``.
+        delta: The smallest difference that matters.
+        controls: Entries that stand apart.
+        parts: By entry the part of the model that it changes, which gives the colour.
     """
-    figure, axes = panels(1, 1, width=8.0, height=1.3 + 0.42 * len(table))
+    apart = table.index.isin(list(controls))
+    table = pd.concat([table[~apart], table[apart]])
+    places = np.arange(len(table)) + 0.8 * (np.arange(len(table)) >= (~apart).sum())
+    priced = "time" in table and table["time"].notna().any()
+    figure, axes = panels(1, 2 if priced else 1, 10.0 if priced else 8.0, 1.3 + 0.36 * len(table))
     ax = axes[0, 0]
-    colours = colours_of_labels(table.index)
-    for y, row in enumerate(table.itertuples()):
-        if np.isfinite(row.detectable):
-            span = {"left": -row.detectable, "height": 0.62, "color": "#E9E9E9", "zorder": 0.5}
-            ax.barh(y, 2 * row.detectable, **span)
-        colour = colours[row.Index]
+    groups = [entry if parts is None else parts[entry] for entry in table.index]
+    colours = colours_of_labels(dict.fromkeys(groups))
+    ax.axvspan(-delta, delta, color="#EDEDED", lw=0, zorder=0.5)
+    ax.axvline(0, color=INK, linewidth=1)
+    for y, group, row in zip(places, groups, table.itertuples(), strict=True):
+        colour, judged = colours[group], np.isfinite(row.p_holm)
         ax.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
-        face = colour if np.isfinite(row.detectable) else "white"
+        face = colour if judged else "white"
         ax.plot(row.difference, y, "o", color=colour, markerfacecolor=face, markersize=7)
         ax.annotate(
-            f"{row.verdict}, seeds: {row.seeds}",
+            f"{row.words}, seeds: {row.seeds}",
             (1.02, y),
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=8,
             color=INK,
         )
-    ax.axvline(0, color=INK, linewidth=1)
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.grid(visible=False, axis="y")
+        if priced:
+            axes[0, 1].plot([row.time_low, row.time_high], [y, y], color=colour, linewidth=2)
+            axes[0, 1].plot(row.time, y, "D", color=colour, markersize=5)
+    ax.set_yticks(places, table.index)
+    for one in axes[0]:
+        one.set_ylim(places[-1] + 0.5, -0.5)
+        one.grid(visible=False, axis="y")
     ax.set_xlabel(f"difference from the baseline in {metric}, with 95 % interval")
-    if table["detectable"].notna().any():
-        grey = Patch(color="#E9E9E9", label="smaller than this study could have seen (power 80 %)")
-        figure.legend(handles=[grey], loc="outside lower right", fontsize=8)
+    if priced:
+        axes[0, 1].axvline(1, color=INK, linewidth=1)
+        axes[0, 1].set_yticks([])
+        axes[0, 1].set_xlabel("training time, times the baseline's")
+    handles = [Patch(color="#EDEDED", label=f"too small to matter (±{delta:g})")]
+    if parts is not None:
+        handles += [Line2D([], [], color=colours[part], label=part, lw=2) for part in colours]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+@STYLE
+def plot_rates(
+    curves: Mapping[str, Mapping[float, pd.Series]], baseline: str, metric: str
+) -> Figure:
+    """How runs learn at several learning rates: one panel an entry, the baseline's in each, grey.
+
+    Args:
+        curves: By entry and factor of the learning rate, the metric by epoch, counted from 1.
+        baseline: the entry that all panels show.
+        metric: For the axis, such as ``validation AP``.
+    """
+    entries = [entry for entry in curves if entry != baseline]
+    columns = min(4, max(1, len(entries)))
+    rows = max(1, -(-len(entries) // columns))
+    figure, axes = panels(rows, columns, width=2.5 * columns + 0.4, height=2.2 * rows + 0.4)
+    colours = colours_of_labels(curves)
+    factors = sorted({factor for runs in curves.values() for factor in runs})
+    looks = {
+        factor: {"linestyle": line, "marker": mark, "markersize": 3.5}
+        for factor, line, mark in zip(factors, ("-", "--", ":", "-."), "os^D", strict=False)
+    }
+    for ax, entry in zip(axes.flat, entries, strict=False):
+        for name in (baseline, entry):
+            for factor, values in curves.get(name, {}).items():
+                ax.plot(values, color=colours[name], **looks[factor])
+        ax.set_title(entry, loc="left")
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    top = max(values.max() for runs in curves.values() for values in runs.values())
+    for ax in axes.flat:
+        ax.set_ylim(0, 1.05 * top)
+    for ax in axes.flat[len(entries) :]:
+        ax.set_visible(False)
+    figure.supylabel(metric, fontsize=9)
+    handles = [
+        Line2D([], [], color=INK, label=f"{factor:g} times the rate", **look)
+        for factor, look in looks.items()
+    ]
+    handles.append(Line2D([], [], color=colours[baseline], label=f"grey: {baseline}"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     return figure
 
 
@@ -140,6 +208,37 @@ def plot_cost(values: pd.DataFrame, seconds: pd.DataFrame, metric: str) -> Figur
         ax.plot(*middle, "D", color=colour, markersize=8, markeredgecolor="white", label=entry)
     ax.set_xlabel("training time, minutes")
     ax.set_ylabel(metric)
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+@STYLE
+def plot_budgets(curve: pd.DataFrame, entries: pd.DataFrame, metric: str) -> Figure:
+    """What each entry gains against what the baseline gains by training as long.
+
+    The line, with its 95 % band, is the baseline trained for less and more epochs, each a whole
+    schedule; what lies above it is worth its time. Hollow: an entry that takes longer than all of
+    the baseline's trainings, or shorter.
+
+    Args:
+        curve: Of ``compare.budget_curve``.
+        entries: Of ``compare.at_equal_time``.
+        metric: For the axis, such as ``AP on test2017``.
+    """
+    figure, axes = panels(1, 1, width=8.0, height=3.8)
+    ax = axes[0, 0]
+    ax.fill_between(curve["time"], curve["low"], curve["high"], color=GREY, alpha=0.25, lw=0)
+    ax.plot(curve["time"], curve["gain"], "o-", color=INK, markersize=4, label="the baseline")
+    for entry, colour in colours_of_labels(entries.index).items():
+        row = entries.loc[entry]
+        face = colour if np.isfinite(row["at_equal_time"]) else "white"
+        look = {"color": colour, "markerfacecolor": face, "markersize": 7}
+        ax.plot(row["time"], row["difference"], "D", label=entry, **look)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("training time, times the baseline's")
+    ax.set_ylabel(f"{metric}, minus the baseline's")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 

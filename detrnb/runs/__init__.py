@@ -4,8 +4,10 @@ Every file of a run is written and read through this room.
 """
 
 from detrnb.runs.folder import RunFolder, run_name
+from detrnb.runs.foreign_logs import COCO, KNOWN, ForeignLog, foreign_log, read_foreign_log
 from detrnb.runs.home import is_project, located, project_root, save_figure
 from detrnb.runs.identity import (
+    ABSENT,
     IMAGES_A_STEP,
     code_differences,
     config_differences,
@@ -30,8 +32,12 @@ from detrnb.runs.source import hash_of_file, hash_of_text
 from detrnb.runs.writing import naming, remove_left_over, write_whole
 
 __all__ = [
+    "ABSENT",
+    "COCO",
     "COCO_METRICS",
+    "ForeignLog",
     "IMAGES_A_STEP",
+    "KNOWN",
     "Mirror",
     "RunFolder",
     "RunLock",
@@ -40,6 +46,7 @@ __all__ = [
     "config_differences",
     "cpu_count",
     "data_differences",
+    "foreign_log",
     "hash_of_file",
     "hash_of_text",
     "is_over",
@@ -50,6 +57,7 @@ __all__ = [
     "naming",
     "parse_object",
     "project_root",
+    "read_foreign_log",
     "read_log",
     "remarks",
     "remove_left_over",

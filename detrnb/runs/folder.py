@@ -1,10 +1,12 @@
 """A run folder on disk: its name, settings, log and provenance; no torch here.
 
 ``runs/<name>/`` holds config.json, log.txt (one JSON line an epoch, the reference's keys first),
-provenance.json, last.pt, best.pt and figures/; while it is trained, lock.json; of a variant with
+provenance.json, last.pt, best.pt, thresholds.json (which scores of best.pt's to take for
+detections) and figures/; while it is trained, lock.json; of a variant with
 parameters of its own also history.npz, these parameters before training and after each epoch, and
 of one that is not the package's its source in variants/; once it was evaluated on a split that
-nothing was tuned on, test.json; of a run that diverged nonfinite.pt, the step that failed.
+nothing was tuned on, test.json; of a run that diverged failed.json, which says so, and
+nonfinite.pt, the step that failed.
 """
 
 from __future__ import annotations
@@ -63,8 +65,10 @@ class RunFolder:
         self.nonfinite = self.path / "nonfinite.pt"
         self.history_path = self.path / "history.npz"
         self.test_path = self.path / "test.json"
+        self.thresholds_path = self.path / "thresholds.json"
         # Says how fast its config trains, measured beside others'.
         self.timing_path = self.path / "timing.json"
+        self.failed_path = self.path / "failed.json"
         self.figures = self.path / "figures"
         self.variants = self.path / "variants"
         self.lock = RunLock(self.path)
@@ -148,6 +152,18 @@ class RunFolder:
     def read_test(self) -> dict:
         """What ``write_test`` kept; empty before."""
         return _read_if_there(self.test_path)
+
+    def write_failed(self, why: str) -> None:
+        """Keep that the run diverged; `fit` removes it where the run is tried again."""
+        _write_json(self.failed_path, {"why": why})
+
+    def write_thresholds(self, thresholds: Mapping[str, object]) -> None:
+        """Keep which scores of the best epoch's weights to take for detections."""
+        _write_json(self.thresholds_path, thresholds)
+
+    def read_thresholds(self) -> dict:
+        """What ``write_thresholds`` kept; empty before."""
+        return _read_if_there(self.thresholds_path)
 
     def write_timing(self, step_s: float, steps: int) -> None:
         """Keep how long a training step of the run's config takes, measured apart from the run.

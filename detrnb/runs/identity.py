@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from detrnb.runs.folder import plain
 
 ABSENT = "(absent)"
-# Settings that change no number: a name, and who reads the images.
-WITHOUT_EFFECT = ("preset_name", "data.num_workers")
+# Settings that change no number: a name, who reads the images, who is told.
+WITHOUT_EFFECT = ("preset_name", "data.num_workers", "train.trackers")
 IMAGES_A_STEP = "train.batch_size x train.accumulate"
 
 

@@ -34,7 +34,7 @@ class DenoisingOptions(Options):
 class GroupOptions(Options):
     """Settings of `group`."""
 
-    groups: Annotated[int, Field(gt=1)] = 11  # of queries while training
+    groups: Annotated[int, Field(gt=1)] = 11  # of queries while training; the paper's number
 
 
 class FocalOptions(Options):
@@ -68,6 +68,7 @@ enter(
         {"encoder": "detrnb.variants.adaptive_res:AdaptiveResEncoder"},
         "the memory is a learned, channel-wise sum of all encoder layers",
         needs_encoder=True,
+        source="the journal",
     )
 )
 enter(
@@ -78,6 +79,7 @@ enter(
         EfficientAttentionOptions,
         starts_as_detr=False,
         needs_encoder=True,
+        source="Efficient Attention, WACV 2021",
     )
 )
 enter(
@@ -87,6 +89,7 @@ enter(
         "encoder self-attention split at its mean singular value, each part with a gate",
         SVDSplitOptions,
         needs_encoder=True,
+        source="the journal",
     )
 )
 enter(
@@ -104,6 +107,7 @@ enter(
         starts_as_detr=False,
         pre_norm=False,
         heads={"box": 0.0},
+        source="Conditional DETR, ICCV 2021",
     )
 )
 enter(
@@ -118,6 +122,7 @@ enter(
         starts_as_detr=False,
         pre_norm=False,
         heads={"box": 0.0},
+        source="DAB-DETR, ICLR 2022",
     )
 )
 enter(
@@ -133,6 +138,7 @@ enter(
         starts_as_detr=False,
         pre_norm=False,
         heads={"box": 0.0},
+        source="DN-DETR, CVPR 2022",
     )
 )
 enter(
@@ -141,6 +147,7 @@ enter(
         {"queries": "detrnb.variants.group:GroupedQueries"},
         "several groups of queries in training, each matched and attending by itself",
         GroupOptions,
+        source="Group DETR, ICCV 2023",
     )
 )
 enter(
@@ -152,6 +159,7 @@ enter(
         starts_as_detr=False,
         heads={"class_bias": -math.log(99)},
         unused=("cost_class", "weight_ce", "eos_coef"),
+        source="Focal Loss, ICCV 2017",
     )
 )
 enter(
@@ -166,8 +174,9 @@ enter(
         DeformableOptions,
         starts_as_detr=False,
         needs_encoder=True,
-        heads={"box": 0.0},
+        heads={"box": (0.0, 0.0, -2.0, -2.0)},
         rates={"sampling_offsets": 0.1, "reference_points": 0.1},
+        source="Deformable DETR, ICLR 2021",
     )
 )
 enter(
@@ -178,5 +187,6 @@ enter(
         RopeOptions,
         starts_as_detr=False,
         needs_encoder=True,
+        source="Rotary Position Embedding, ECCV 2024",
     )
 )

@@ -16,6 +16,12 @@ from detrnb.settings.presets import PRESETS
 from detrnb.settings.registry import BASELINE, nearest
 from detrnb.settings.section import NonNegative, Positive, Rate, Section, Share, Sizes, Weight
 
+# As accelerate names them.
+Tracker = Literal[
+    *("tensorboard", "wandb", "comet_ml", "aim", "mlflow"),
+    *("clearml", "dvclive", "swanlab", "trackio"),
+]
+
 
 class ToyConfig(Section):
     """The generated set of handwritten digits on photographs (datasets/toy.py)."""
@@ -25,7 +31,7 @@ class ToyConfig(Section):
     digits: tuple[int, ...] = (0, 3, 4, 7)  # the classes, in category order
     objects: tuple[int, int] = (1, 4)  # fewest and most in an image
     scale: tuple[float, float] = (0.15, 0.45)  # of a digit's long side, as share of the image's
-    seed: int = 0  # of everything random
+    seed: int = 0  # of everything random, which photographs and digits a split gets too
 
     @model_validator(mode="after")
     def _fits(self) -> "ToyConfig":
@@ -116,8 +122,12 @@ class TrainConfig(Section):
     warmup: Share | None = 0.0  # share of all steps in which the rate rises linearly to its peak
     clip_max_norm: Weight = 0.1  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False  # of the model by torch: minutes at the start, for shapes that repeat
     cache_features: bool = False  # of a frozen backbone: computed once, kept in runs/features
     patience: Positive | None = None  # epochs without a better AP that end the run
+    # Of a second set of weights, an exponential mean of the first, which is evaluated too.
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    trackers: tuple[Tracker, ...] = ()  # told of settings, epochs and a few pictures
     # Weights to start from: a name in official.py, or path of a checkpoint or run in the project.
     init_from: str | None = None
 

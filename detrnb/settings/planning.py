@@ -75,6 +75,11 @@ def cautions(config: Config, num_images: int, global_batch: int) -> list[str]:
     None for the toy set, whose settings were found by trial.
     """
     train, found = config.train, []
+    if train.compile and config.data.train_sizes is not None:
+        found.append(
+            "train.compile compiles anew for shapes that it has not met, and batches of images of"
+            " many sizes hardly repeat any; set data.train_sizes to one size, or leave it out"
+        )
     if config.data.toy is not None:
         return found
     limit = REFERENCE_LR * math.sqrt(max(1.0, global_batch / REFERENCE_BATCH))

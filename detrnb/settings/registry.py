@@ -69,10 +69,11 @@ class Variant:
         starts_as_detr: whether with DETR's weights it computes what DETR computes.
         needs_encoder: whether it means nothing without encoder layers.
         pre_norm: whether it goes with `model.pre_norm`.
-        heads: how heads start: `box`, value of the box head's last layer; `class_bias`, of every
-            bias of the class head.
+        heads: how heads start: `box`, the biases of the box head's last layer, a number or four (x,
+            y, width, height), whose weights are 0 then; `class_bias`, every bias of the class head.
         rates: share of the learning rate for parameters of its parts under such a name.
         unused: settings of the model that would do nothing with it.
+        source: title, venue and year of its paper; what is not published leaves it empty.
     """
 
     name: str
@@ -82,9 +83,10 @@ class Variant:
     starts_as_detr: bool = True
     needs_encoder: bool = False
     pre_norm: bool = True
-    heads: Mapping[str, float] = field(default_factory=dict)
+    heads: Mapping[str, float | tuple[float, float, float, float]] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def is_own(self) -> bool:
@@ -120,6 +122,12 @@ def enter(variant: Variant) -> None:
                     f"variant {name!r}: no {kind} {key!r}{nearest(str(key), possible)}; there are"
                     f" {', '.join(possible)}"
                 )
+    for head, start in variant.heads.items():
+        if isinstance(start, tuple) and (head != "box" or len(start) != 4):
+            raise ValueError(
+                f"variant {name!r} starts the {head} of the heads at {start}; expected a number"
+                + (", or four: x, y, width, height" if head == "box" else "")
+            )
     for part, target in variant.parts.items():
         if isinstance(target, str) and not re.fullmatch(r"[\w.]+:\w+", target):
             raise ValueError(

@@ -3,19 +3,29 @@ a variant must hold before.
 """
 
 from detrnb.study.checking import Checked, Outcome, check_variant
-from detrnb.study.engine import run_study
-from detrnb.study.entries import Entry, plan, study_entries
+from detrnb.study.engine import Study
+from detrnb.study.entries import second_study
+from detrnb.study.here import run_here
+from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement
 from detrnb.study.judging import judge
+from detrnb.study.listing import list_variants, variants_markdown
+from detrnb.study.slurm import Slurm
+from detrnb.study.status import simulation, state_of
 
 __all__ = [
     "Checked",
-    "Entry",
+    "Job",
     "Judgement",
     "Outcome",
+    "Slurm",
+    "Study",
     "check_variant",
     "judge",
-    "plan",
-    "run_study",
-    "study_entries",
+    "list_variants",
+    "run_here",
+    "second_study",
+    "simulation",
+    "state_of",
+    "variants_markdown",
 ]

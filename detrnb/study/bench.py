@@ -13,12 +13,13 @@ from detrnb.settings import BASELINE, Config, ModelConfig
 SMALL = {
     "model.num_classes": 4,
     "model.num_queries": 6,
-    "model.backbone": "resnet18",
+    "model.backbone": "test_efficientnet",  # timm's smallest; no variant replaces it
     "model.stride": 32,
     "model.num_encoder_layers": 2,
     "model.num_decoder_layers": 2,
 }
-GRID = (6, 8)  # of the features; the second image's are padded
+CHANNELS = 64  # of its features
+GRID = (6, 8)  # theirs; the second image's are padded
 PADDED = (4, 6)
 
 
@@ -65,8 +66,8 @@ class Bench:
 
     @cached_property
     def features(self) -> Tensor:
-        """Of two images, (2, 512, 6, 8)."""
-        return torch.randn(2, 512, *GRID, generator=torch.Generator().manual_seed(0))
+        """Of two images, (2, C, 6, 8)."""
+        return torch.randn(2, CHANNELS, *GRID, generator=torch.Generator().manual_seed(0))
 
     @property
     def mask(self) -> Tensor:
@@ -114,11 +115,11 @@ class Bench:
 
 
 class _Patches(nn.Module):
-    """Stands for a backbone: each patch of 32 pixels becomes a cell."""
+    """Stands for a backbone: one pixel of each 32 by 32 becomes a cell."""
 
     def __init__(self, channels: int, mean: tuple, std: tuple) -> None:
         super().__init__()
-        self.body = nn.Conv2d(3, channels, 32, stride=32)
+        self.body = nn.Conv2d(3, channels, 1, stride=32)
         self.body.mean, self.body.std = mean, std
 
     def forward(self, images: Tensor) -> Tensor:

@@ -8,7 +8,11 @@ import pandas as pd
 
 from detrnb.settings import VARIANTS, resolve
 from detrnb.study.bench import Bench
-from detrnb.study.checks import CHECKS, Fault, Named, Skipped
+from detrnb.study.checks import Fault, Named, Skipped
+from detrnb.study.passes import OF_PASSES
+from detrnb.study.uses import OF_USES
+
+CHECKS = (*OF_PASSES, *OF_USES)
 
 
 @dataclass(frozen=True)

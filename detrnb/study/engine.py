@@ -1,135 +1,264 @@
-"""The study: the variants and their pairs, each with several seeds, under equal conditions.
+"""The study: every planned run under equal conditions, replicate by replicate.
 
-    detrnb study
+    detrnb study          the trials of learning rates, before there is a plan
+    detrnb study --plan   settles the plan, to be committed
+    detrnb study          the judged runs, then the time of a step of each entry
 
-It trains one run after the other and goes on where it was stopped. What a verdict needs of each run
-is kept in `data/study/<preset>/<entry>-s<seed>/`, small enough to commit: config, log, provenance,
-the variant's own parameters by epoch, and the last epoch's result on test2017. For a seed all
-entries share the order of the data and the initial weights of the parts they share. At the end a
-training step of each is timed: trainings are hours apart, and a machine's speed drifts.
+It goes on where it was stopped. Kept, small enough to commit, is `data/study/<name>/`: `plan.json`;
+`trials/<entry>-x<factor>-s<replicate>/` and `judged/<entry>-s<replicate>/` with config, log,
+provenance (which carries the plan's hash), the variant's own parameters by epoch, and of judged
+runs the last epoch's result on test2017. A replicate's runs train in `runs/<name>/<replicate>/`,
+where images, features and weights go once all its runs are kept.
 """
 
-import os
-import shutil
-import signal
-import time
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection, get_context, parent_process
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from threading import Thread
 
-from detrnb.runs import RunFolder, config_differences, project_root, what_counts
-from detrnb.settings import Config
-from detrnb.study.entries import Entry, plan
-from detrnb.training import Run, code_of, duration, fit, other_code, seconds_per_step
+import numpy as np
+
+from detrnb.compare import PlannedEntry, StudyPlan
+from detrnb.runs import RunFolder, code_differences, log_table, project_root, trained_by
+from detrnb.study.entries import FEW, second_study
+from detrnb.study.here import in_process, run_here
+from detrnb.study.jobs import Job, clear, home_of
+from detrnb.study.rates import chosen, further
+from detrnb.study.slurm import Slurm
+from detrnb.training import code_of, seconds_per_step
 
 TIMED_STEPS = 40
-GRACE = 10  # seconds that a child takes to end in order
-SPLIT = "test2017"  # nothing is tuned on it
 
 
-def run_study(preset: str = "toy") -> Path:
-    """Train what is missing; gives the folder of what is kept.
-
-    Raises:
-        ValueError: a run that is kept has another config than the study's now; its folder is named.
-    """
-    kept_in = project_root() / "data" / "study" / preset
-    runs = [
-        (entry, config, RunFolder(kept_in / f"{entry.label}-s{config.train.seed}"))
-        for entry, config in plan(preset)
-    ]
-    missing = [run for run in runs if not _is_kept(run[2], run[1])]
-    print(f"{len(runs) - len(missing)} of {len(runs)} runs are there", flush=True)
-    _say_of_which_code([run for run in runs if run not in missing])
-    begin = time.monotonic()
-    for number, (entry, config, kept) in enumerate(missing):
-        left = ""
-        if number:
-            each = (time.monotonic() - begin) / number
-            left = f", about {duration(each * (len(missing) - number))} left"
-        name = f"{entry.label}, seed {config.train.seed}"
-        print(f"{name}: {number + 1} of {len(missing)}{left}", flush=True)
-        # Of its own, so that the peak of memory it reports is this run's.
-        with _process() as process:
-            process.submit(_train_and_keep, config, kept.path).result()
-    for seed in sorted({config.train.seed for _, config, _ in runs}):
-        _time([run for run in runs if run[1].train.seed == seed])
-    return kept_in
-
-
-def _say_of_which_code(kept: Sequence[tuple[Entry, Config, RunFolder]]) -> None:
-    """Say where kept runs were trained by other code: they are compared among themselves."""
-    said: Counter[tuple[str, str]] = Counter()
-    for _, config, run in kept:
-        provenance = run.read_provenance()
-        said[other_code(provenance, code_of(config)), provenance.get("precision", "unknown")] += 1
-    for (other, precision), number in said.items():
-        if other:
-            print(f"{number} of them: {other} (precision {precision})", flush=True)
-
-
-def _process() -> ProcessPoolExecutor:
-    """A process that ends with this one, however this one ends."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_the_parent)
-
-
-def _end_with_the_parent() -> None:
-    def wait() -> None:
-        connection.wait([parent_process().sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE)
-        os._exit(1)  # the pool's loop goes on after what SIGTERM raises
-
-    Thread(target=wait, daemon=True).start()
-
-
-def _time(runs: list[tuple[Entry, Config, RunFolder]]) -> None:
-    """Keep how long a training step takes, of all runs of a seed or of none."""
-    if all(kept.timing_path.exists() for *_, kept in runs):
-        return
-    with _process() as process:
-        taken = [process.submit(seconds_per_step, run[1], TIMED_STEPS).result() for run in runs]
-    for (entry, config, kept), step_s in zip(runs, taken, strict=True):
-        kept.write_timing(step_s, TIMED_STEPS)
-        print(f"{entry.label}, seed {config.train.seed}: {step_s:.3f} s a step", flush=True)
-
-
-def _is_kept(kept: RunFolder, config: Config) -> bool:
-    """Whether a run is finished and evaluated, and by this config."""
-    if not kept.test_path.exists():
-        return False
-    settings = kept.read_config()
-    stated = config.as_begun(settings).model_dump(mode="json")
-    differing = config_differences(what_counts(Config.completed(settings)), what_counts(stated))
-    if differing:
-        raise ValueError(
-            f"{kept.path} is of another config ({', '.join(differing)} differ); a study compares"
-            " runs under equal conditions: delete the folder to train it anew"
-        )
-    return True
-
-
-def _train_and_keep(config: Config, folder: Path) -> None:
-    """Train, evaluate, copy what a verdict needs; test.json last, which marks the run as kept."""
-    run, kept = fit(config), RunFolder(folder)
-    kept.path.mkdir(parents=True, exist_ok=True)
-    source = RunFolder(run.path)
-    for path in (source.config_path, source.log_path, source.provenance_path, source.history_path):
-        if path.exists():
-            shutil.copy(path, kept.path)
-    keep_test(run, kept)
-
-
-def keep_test(run: Run, kept: RunFolder) -> None:
-    """Evaluate a finished run on the split that nothing is tuned on, and keep what it reached.
+class Study:
+    """A study on disk, before or after its plan was settled.
 
     Args:
-        kept: the folder that test.json goes to.
+        preset: of all runs.
+        half: whether trials are half as long; of a settled plan it says so itself.
+        only: labels of entries to see to; all where there are none.
+
+    Raises:
+        ValueError: no such entry, or what is kept as a plan is none.
     """
-    begin = time.perf_counter()
-    metrics = run.evaluate(SPLIT).metrics
-    seconds = time.perf_counter() - begin
-    kept.write_test(SPLIT, len(run.log) - 1, metrics.stats, metrics.per_class, seconds)
+
+    def __init__(
+        self, preset: str = "toy", *, half: bool = False, only: Sequence[str] = ()
+    ) -> None:
+        draft = second_study(preset, half=half)
+        self.folder = project_root() / "data" / "study" / draft.name
+        self.plan_path = self.folder / "plan.json"
+        self.plan = StudyPlan.read(self.plan_path) if self.plan_path.exists() else draft
+        labels = [entry.label for entry in self.plan.entries]
+        if unknown := sorted(set(only) - set(labels)):
+            raise ValueError(f"no entry {', '.join(unknown)}; there are {', '.join(labels)}")
+        self.only = set(only) or set(labels)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.plan.frozen is not None
+
+    def trial(self, entry: PlannedEntry, factor: float, replicate: int) -> Job:
+        plan, epochs = self.plan, self.plan.trials.epochs
+        short = f"-e{epochs}" if epochs else ""
+        name = f"{entry.label}-x{factor:g}{short}-s{replicate}"
+        return Job(
+            name,
+            plan.config(entry.label, replicate, factor, epochs),
+            home_of(plan.name, replicate),
+            RunFolder(self.folder / "trials" / name),
+            tested=False,
+        )
+
+    def judged(self, label: str, replicate: int) -> Job:
+        name = f"{label}-s{replicate}"
+        return Job(
+            name,
+            self.plan.config(label, replicate),
+            home_of(self.plan.name, replicate),
+            RunFolder(self.folder / "judged" / name),
+        )
+
+    @cached_property
+    def judged_jobs(self) -> dict[tuple[str, int], Job]:
+        """Every judged run, by entry and replicate, in the order they are trained in."""
+        return {run: self.judged(*run) for run in self.plan.runs()}
+
+    def _of(self, replicate: int) -> list[Job]:
+        """The judged runs of a replicate."""
+        return [job for (_, number), job in self.judged_jobs.items() if number == replicate]
+
+    def reached(self, entry: PlannedEntry) -> dict[float, float]:
+        """Factor -> mean AP of its trials, of those factors whose trials are all kept."""
+        found: dict[float, float] = {}
+        factors = list(self.plan.trials.factors)
+        while factors:
+            for factor in factors:
+                trials = [self.trial(entry, factor, r) for r in self.plan.trials.replicates]
+                if not all(trial.is_kept for trial in trials):
+                    return found
+                found[factor] = float(np.mean([_end(trial) for trial in trials]))
+            factors = further(found, self.plan.trials.factors)
+        return found
+
+    def trials_left(self, entry: PlannedEntry) -> list[Job]:
+        """The trials of an entry that can be run by now."""
+        factors = further(self.reached(entry), self.plan.trials.factors)
+        jobs = [self.trial(entry, f, r) for f in factors for r in self.plan.trials.replicates]
+        return [job for job in jobs if not job.is_kept]
+
+    def left(self) -> list[Job]:
+        """The runs that can be trained by now, replicate by replicate."""
+        if self.is_settled:
+            wanted = [job for (label, _), job in self.judged_jobs.items() if label in self.only]
+            return [job for job in wanted if not job.is_kept]
+        jobs = [j for e in self.plan.tuned if e.label in self.only for j in self.trials_left(e)]
+        return sorted(jobs, key=lambda job: int(job.home.name))
+
+    def collect(self) -> int:
+        """Keep what has ended where it trains; gives how many."""
+        ended = [job for job in self.left() if job.is_trained]
+        for job in ended:
+            self.keep(job)
+        return len(ended)
+
+    def keep(self, job: Job) -> None:
+        """Keep one that has ended, and clear its replicate's data once nothing else needs them.
+
+        Raises:
+            ValueError: a judged run began before the plan, or by other code than the plan's.
+        """
+        plan, study = self.plan, {}
+        replicate = int(job.home.name)
+        if job.tested:
+            entry = job.name.rpartition("-s")[0]
+            study = {"plan": plan.hash, "entry": entry, "replicate": replicate}
+            self._check_origin(job)
+        job.keep(study)
+        if job.tested and all(x.is_kept for x in self._of(replicate)):
+            clear(job.home)
+
+    def _check_origin(self, job: Job) -> None:
+        provenance = job.run.read_provenance()
+        codes = trained_by(provenance)
+        known = [code for code in codes if code is not None]
+        other = sorted({file for code in known for file in _differing(code, self.plan.code)})
+        if len(known) < len(codes):
+            what = "was trained by code that is not known"
+        elif other:
+            what = f"was trained by other code than the plan's ({', '.join(other)})"
+        elif provenance.get("started", "") < self.plan.frozen:
+            what = f"began at {provenance.get('started')}, before the plan ({self.plan.frozen})"
+        else:
+            return
+        raise ValueError(f"{job.run.path} {what}: delete it, and it is trained anew")
+
+    def check_code(self) -> None:
+        """See that the code is the plan's.
+
+        Raises:
+            ValueError: it is not.
+        """
+        now = _code(self.plan, self.only)
+        if other := _differing(now, self.plan.code):
+            raise ValueError(
+                f"the code is not that of {self.plan_path}: {', '.join(other)} differ; train from a"
+                " clone at the commit that the plan was settled at"
+            )
+
+    def settle(self) -> StudyPlan:
+        """Write plan.json, with the rates that the trials chose.
+
+        Raises:
+            ValueError: there is one already, or trials are missing.
+        """
+        if self.is_settled:
+            raise ValueError(
+                f"{self.plan_path} is settled, of {self.plan.frozen}; nothing in it changes once"
+                " judged runs may have begun. To begin anew, delete its folder"
+            )
+        if left := [entry.label for entry in self.plan.tuned if self.trials_left(entry)]:
+            raise ValueError(f"trials are missing of {', '.join(left)}: run `detrnb study` first")
+        found = {entry.label: self.reached(entry) for entry in self.plan.tuned}
+        for label, reached in found.items():
+            if not max(reached.values()):
+                print(f"warning: no trial of {label} reached an AP above 0", flush=True)
+        rates = {
+            label: {"tried": tuple(sorted(reached)), "rate": chosen(reached)}
+            for label, reached in found.items()
+        }
+        entries = [e.model_copy(update=rates.get(e.label, {})) for e in self.plan.entries]
+        stated = self.plan.model_copy(update={"entries": tuple(entries)})
+        frozen = datetime.now(UTC).isoformat(timespec="seconds")
+        code = _code(stated, {entry.label for entry in stated.entries})
+        stated = stated.model_copy(update={"code": code, "frozen": frozen})
+        self.plan = StudyPlan.of(stated.model_dump(mode="json"))
+        self.plan.write(self.plan_path)
+        for replicate in self.plan.trials.replicates:
+            clear(home_of(self.plan.name, replicate))
+        return self.plan
+
+    def run(self, workers: int = 1) -> list[str]:
+        """Train what is missing, here; gives the names of runs that ended otherwise."""
+        if self.is_settled:
+            self.check_code()
+        self.collect()
+        while jobs := self.left():
+            print(f"{self.plan.name}: {len(jobs)} runs to train", flush=True)
+            if failed := run_here(jobs, workers, self.keep):
+                return failed
+        if self.is_settled and self.only >= {entry.label for entry in self.plan.entries}:
+            self.time_steps()
+        return []
+
+    def submit(self, slurm: Slurm) -> str:
+        """Hand what is missing to a cluster; gives the array job's number."""
+        if self.is_settled:
+            self.check_code()
+        self.collect()
+        return slurm.submit(self.left(), self._slurm_folder)
+
+    def script(self, slurm: Slurm) -> str:
+        """What `submit` would hand over: the script, and the first of its lines."""
+        jobs = self.left()
+        first = "\n".join(f"# {line}" for line in slurm.lines(jobs[:3]))
+        script = slurm.script(len(jobs), self._slurm_folder)
+        return f"{script}# lines, {len(jobs)} of them:\n{first}"
+
+    @property
+    def _slurm_folder(self) -> Path:
+        return project_root() / "runs" / self.plan.name / "slurm"
+
+    def time_steps(self) -> None:
+        """Keep how long a step of each entry takes, entry after entry, in a few replicates.
+
+        Trainings are hours apart, and a machine's speed drifts; nothing else should run meanwhile.
+        """
+        for replicate in range(self.plan.first, self.plan.first + FEW):
+            jobs = [job for job in self._of(replicate) if not job.has_failed]
+            if all(job.kept.timing_path.exists() for job in jobs):
+                continue
+            for job in jobs:
+                step_s = in_process(job.home, seconds_per_step, job.config, TIMED_STEPS)
+                job.kept.write_timing(step_s, TIMED_STEPS)
+                print(f"{job.name}: {step_s:.3f} s a step", flush=True)
+            clear(jobs[0].home)
+
+
+def _end(trial: Job) -> float:
+    """Validation AP at a trial's end; 0 where it diverged."""
+    return 0.0 if trial.has_failed else float(log_table(trial.kept.read_log())["AP"].iloc[-1])
+
+
+def _code(plan: StudyPlan, only: set[str]) -> dict[str, str]:
+    """The hash of each file that computes what entries describe."""
+    code: dict[str, str] = {}
+    for entry in plan.entries:
+        if entry.label in only:
+            code |= code_of(plan.config(entry.label, plan.first))
+    return code
+
+
+def _differing(code: dict[str, str], planned: dict[str, str]) -> list[str]:
+    """Files of a code that are not the plan's."""
+    return code_differences(code, {file: planned.get(file) for file in code})

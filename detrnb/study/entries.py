@@ -1,56 +1,111 @@
-"""What a study trains: its entries, each with several seeds."""
+"""What the second study is made of: entries, families, controls; rates are found by its trials."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-
+from detrnb.compare import Control, Family, Pair, PlannedEntry, StudyPlan, Trials
 from detrnb.settings import BASELINE, Config
 
-JUDGED, DESCRIBED = 6, 3  # seeds; fewer than five are described, not judged
+MANY, SOME, FEW = 12, 6, 3  # replicates; fewer than five are described, not judged
+CONDITIONAL, POSITION = "conditional", "efficient_attention_position"
+OTHER_WEIGHTS = 1000  # added to a replicate's number for the twin's weights and order
+BUDGETS = (0.5, 1.5, 2.0)  # times the preset's epochs, each a whole schedule: 3, 9 and 12 of 6
+JOURNAL = ("adaptive_res", "efficient_attention", POSITION, "svd_split")
+PUBLISHED = (
+    *(CONDITIONAL, "reference_points", "dab", "dn_dab", "group", "focal", "deformable", "rope"),
+)
+# What is joined with `conditional`, at its rate.
+JOINED = ("adaptive_res", POSITION, "svd_split", "group")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One thing the study trains.
+def second_study(preset: str = "toy", *, half: bool = False) -> StudyPlan:
+    """The second study as it stands before its trials.
 
-    Attributes:
-        label: names its runs.
-        variant: as `Config.preset` takes it.
-        seeds: how many, from 0.
-        overrides: of the preset.
+    Args:
+        preset: of all runs; `smoke` tries the way.
+        half: trials of half the length.
     """
-
-    label: str
-    variant: str
-    seeds: int
-    overrides: Mapping[str, object] = field(default_factory=dict)
-
-
-def study_entries() -> list[Entry]:
-    """The baseline, the journal's three ideas, the positive control; described: the other reading
-    of the journal's efficient attention, and the pairs that join.
-
-    The control is DETR without encoder layers, which the study must find worse: else it could not
-    have found anything.
-    """
-    ideas = ("adaptive_res", "efficient_attention", "svd_split")
-    position = {"model.options.efficient_attention.query_softmax": "position"}
-    return [
-        Entry(BASELINE, BASELINE, JUDGED),
-        *(Entry(name, name, JUDGED) for name in ideas),
-        Entry("no_encoder", BASELINE, JUDGED, {"model.num_encoder_layers": 0}),
-        Entry("efficient_attention_position", "efficient_attention", DESCRIBED, position),
-        *(Entry(f"adaptive_res+{name}", f"adaptive_res+{name}", DESCRIBED) for name in ideas[1:]),
+    epochs = Config.preset(preset).train.epochs
+    budgets = {_budget(round(epochs * share)): round(epochs * share) for share in BUDGETS}
+    shorter, longer, longest = budgets
+    changes = [
+        *(_change(name, MANY) for name in (*JOURNAL, CONDITIONAL)),
+        *(_change(name, SOME) for name in PUBLISHED if name != CONDITIONAL),
+        *(_joined(name) for name in JOINED),
     ]
+    controls = [
+        _of_baseline("twin", SOME, weights=OTHER_WEIGHTS),
+        _of_baseline("no_encoder", FEW, {"model.num_encoder_layers": 0}),
+        *(
+            _of_baseline(label, SOME if label == longer else FEW, {"train.epochs": count})
+            for label, count in budgets.items()
+        ),
+    ]
+    return StudyPlan(
+        name="second" if preset == "toy" else f"second-{preset}",
+        preset=preset,
+        entries=(_change(BASELINE, MANY), *changes, *controls),
+        families=(
+            Family(name="the journal's", baseline=BASELINE, entries=JOURNAL),
+            Family(name="published", baseline=BASELINE, entries=PUBLISHED),
+            Family(
+                name="joined", baseline=CONDITIONAL, entries=tuple(_join(name) for name in JOINED)
+            ),
+        ),
+        controls=(
+            Control(entry="twin", baseline=BASELINE, expected="neither"),
+            Control(entry=longer, baseline=BASELINE, expected="better"),
+            Control(entry="no_encoder", baseline=BASELINE, expected="worse", decisive=True),
+            Control(entry=CONDITIONAL, baseline=BASELINE, expected="better"),
+        ),
+        described=(
+            Pair(entry="dab", baseline=CONDITIONAL),
+            Pair(entry="dn_dab", baseline="dab"),
+            *(Pair(entry=name, baseline="reference_points") for name in ("dab", "dn_dab")),
+            *(Pair(entry=name, baseline=BASELINE) for name in (shorter, longest)),
+        ),
+        beside={_join(name): name for name in JOINED},
+        trials=Trials(epochs=max(1, epochs // 2) if half else None),
+    )
 
 
-def plan(preset: str) -> Iterator[tuple[Entry, Config]]:
-    """Every run of the study, seed by seed, so that what is there so far can be compared."""
-    entries = study_entries()
-    for seed in range(max(entry.seeds for entry in entries)):
-        for entry in entries:
-            if seed < entry.seeds:
-                overrides = dict(entry.overrides)
-                yield (
-                    entry,
-                    Config.preset(preset, variant=entry.variant, seed=seed, overrides=overrides),
-                )
+def _budget(epochs: int) -> str:
+    return f"{BASELINE}_{epochs}_epochs"
+
+
+def _join(name: str) -> str:
+    return f"{CONDITIONAL}+{name}"
+
+
+def _variant_of(name: str) -> tuple[str, dict[str, object]]:
+    """The variant of an entry, and the option that makes it what its label says."""
+    if name == POSITION:
+        option = "model.options.efficient_attention.query_softmax"
+        return "efficient_attention", {option: "position"}
+    return name, {}
+
+
+def _change(name: str, replicates: int) -> PlannedEntry:
+    variant, overrides = _variant_of(name)
+    return PlannedEntry(label=name, variant=variant, replicates=replicates, overrides=overrides)
+
+
+def _joined(name: str) -> PlannedEntry:
+    variant, overrides = _variant_of(name)
+    return PlannedEntry(
+        label=_join(name),
+        variant=f"{CONDITIONAL}+{variant}",
+        replicates=SOME,
+        overrides=overrides,
+        rate_of=CONDITIONAL,
+    )
+
+
+def _of_baseline(
+    label: str, replicates: int, overrides: dict[str, object] | None = None, weights: int = 0
+) -> PlannedEntry:
+    return PlannedEntry(
+        label=label,
+        variant=BASELINE,
+        replicates=replicates,
+        overrides=overrides or {},
+        rate_of=BASELINE,
+        weights=weights,
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from detrnb.compare import DELTA, LEVEL, Record, Ruling, Verdicts, paired_by_epoch
+from detrnb.compare import Record, Ruling, Verdicts, latex, methods, paired_by_epoch
 from detrnb.plots import plot_forest, plot_paired_curves
 from detrnb.runs import project_root, write_whole
 from detrnb.settings import Config
@@ -21,7 +21,6 @@ class Plan:
         looks: numbers of seeds at which a verdict is or was given; the last is still to be reached
             or was reached.
         rates: entry -> factor of the preset's learning rate; empty where both take the preset's.
-        kept: seeds of the baseline whose runs are those of the kept study.
     """
 
     name: str
@@ -29,7 +28,6 @@ class Plan:
     preset: str
     looks: tuple[int, ...]
     rates: Mapping[str, float]
-    kept: tuple[int, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -60,14 +58,18 @@ class Judgement:
 
     Attributes:
         records: the finished runs of both.
-        ruling: the verdict; None before the planned number of seeds is reached.
-        found: the comparison that it is made of, with what each costs; None likewise.
+        found: the comparison, with what each costs; None before the planned number of seeds is
+            reached.
     """
 
     plan: Plan
     records: tuple[Record, ...]
-    ruling: Ruling | None = None
     found: Verdicts | None = None
+
+    @property
+    def ruling(self) -> Ruling | None:
+        """The verdict; None before the planned number of seeds is reached."""
+        return None if self.found is None else self.found.rulings[self.plan.name]
 
     @property
     def figure(self) -> Figure:
@@ -85,7 +87,7 @@ class Judgement:
         row = self.found.table.iloc[0]
         if row.forbidden:
             return f"{name}: {row.text}"
-        return f"{name}: {self.ruling}. {self.found.metric}; {row.text}. " + " ".join(self._notes)
+        return f"{name}, by {self.found.metric}: {row.text}. " + " ".join(self._notes)
 
     def _repr_markdown_(self) -> str:
         return str(self)
@@ -99,8 +101,6 @@ class Judgement:
             notes = [f"Rates were tuned for both alike (times the preset's: {rates})."]
         else:
             notes = ["Both take the preset's learning rate, which was found for DETR."]
-        if plan.kept:
-            notes.append(f"{len(plan.kept)} runs of {plan.baseline} are the kept study's.")
         if len(plan.looks) > 1:
             looks = " and ".join(map(str, plan.looks))
             notes.append(f"Looked at after {looks} seeds, so each look counts half.")
@@ -110,43 +110,17 @@ class Judgement:
 
     def to_latex(self) -> str:
         """The comparison as a tabular, with booktabs' rules; captions are the author's."""
-        rows = []
-        base = self.found.values[self.found.baseline]
-        row = self.found.table.iloc[0]
-        rows.append(
-            f"{_tex(self.plan.baseline)} & {base.mean():.3f} $\\pm$ {base.std():.3f} & & \\\\"
-        )
-        rows.append(
-            f"{_tex(self.plan.name)} & {row['mean']:.3f} $\\pm$ {row['spread']:.3f} &"
-            f" ${self.ruling.mean:+.3f}$ $[{self.ruling.low:+.3f}, {self.ruling.high:+.3f}]$ &"
-            f" {self.ruling.verdict} \\\\"
-        )
-        return "\n".join(
-            [
-                "\\begin{tabular}{lccl}",
-                "\\toprule",
-                "model & AP & difference, 95\\,\\% interval & verdict \\\\",
-                "\\midrule",
-                *rows,
-                "\\bottomrule",
-                "\\end{tabular}",
-            ]
-        )
+        return latex(self.found)
 
     def methods(self) -> str:
         """A paragraph for a paper that says what was done."""
-        plan, level = self.plan, LEVEL / len(self.plan.looks)
+        plan = self.plan
         config = plan.config(plan.name, 0)
         return (
-            f"{plan.name} and {plan.baseline} were each trained {self.ruling.pairs} times with"
+            f"{plan.name} and {plan.baseline} were each trained {plan.seeds} times with"
             f" detrnb's preset {plan.preset} ({config.train.epochs} epochs,"
             f" {config.train.batch_size} images a step); runs of equal seed share the order of the"
             f" data and the initial weights of shared parts. The number of seeds was fixed before"
-            f" the first run. {self.found.metric} after the last epoch was compared in pairs:"
-            f" Student's t test at {100 * level:g} %, and two one-sided tests against ±{DELTA:g}."
+            f" the first run, and AP is that after the last epoch. {methods(self.found)}"
             f" {' '.join(self._notes)}"
         )
-
-
-def _tex(text: str) -> str:
-    return text.replace("_", "\\_")

@@ -1,41 +1,37 @@
 """Does an idea help? Train what is missing of it and of the baseline, and give the verdict."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from detrnb.compare import (
+    FEWEST_SEEDS,
     LEVEL,
     detectable_difference,
     read_records,
-    rule,
     verdicts,
 )
 from detrnb.datasets import has_split, open_split, resolved
-from detrnb.runs import (
-    RunFolder,
-    is_over,
-    project_root,
-    trained_by,
-    what_counts,
-)
+from detrnb.runs import RunFolder, is_over, project_root
 from detrnb.settings import BASELINE, Config, resolve
-from detrnb.study.engine import SPLIT, keep_test
+from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement, Plan
+from detrnb.study.rates import TRIALS, chosen, further
+from detrnb.study.slurm import Slurm
 from detrnb.training import (
+    TEST_SPLIT,
     TrainingDiverged,
-    code_of,
     duration,
-    first_epoch,
     fit,
     folder_of,
+    keep_test,
     seconds_per_step,
 )
 
-FACTORS = (0.5, 1.0, 2.0)  # of the preset's learning rate, tried where rates are tuned
-TRIALS = (100, 101)  # seeds of these trials, which are judged nowhere
 TIMED_STEPS = 5
 
 
@@ -46,6 +42,7 @@ def judge(
     preset: str = "toy",
     *,
     tune: bool = False,
+    on: Literal["here", "slurm"] = "here",
 ) -> Judgement:
     """Judge a variant: train what is missing on both sides, then say whether it helps.
 
@@ -60,18 +57,25 @@ def judge(
         seeds: pairs of runs, 0 to seeds - 1.
         preset: of both.
         tune: try learning rates for both alike first, on seeds that are not judged.
+        on: `slurm` hands the runs that are missing to a cluster and does not wait for them; called
+            again it judges, or submits what is missing still. Rates are tried here.
 
     Raises:
-        ValueError: another number of seeds was settled, or a variant is unknown.
+        ValueError: another number of seeds was settled, or a variant is unknown, or known in this
+            process only and so not to the cluster's.
     """
     for variant in (name, baseline):
         resolve(variant)
     if name == baseline:
         raise ValueError(f"{name!r} against itself has no difference; name another baseline")
     plan = _settled(Plan(name, baseline, preset, (seeds,), {}), tune)
-    missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(plan, config)]
+    missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(config)]
     if missing:
         print(_announcement(plan, missing), flush=True)
+    if on == "slurm":
+        if missing:
+            _submit(plan, [config for _, config in missing])
+        return _judged(plan)
     for number, (entry, config) in enumerate(missing, start=1):
         print(f"{entry}, seed {config.train.seed}: {number} of {len(missing)}", flush=True)
         _train(config)
@@ -83,11 +87,11 @@ def _settled(asked: Plan, tune: bool) -> Plan:
     path = asked.path
     if not path.exists():
         plan = replace(asked, rates=_tuned(asked) if tune else {})
-        plan = replace(plan, kept=_kept_that_serve(plan))
         plan.write()
         return plan
     there = json.loads(path.read_text())
-    plan = Plan(**{**there, "looks": tuple(there["looks"]), "kept": tuple(there["kept"])})
+    there.pop("kept", None)  # of 0.2, whose baseline's runs could be a kept study's
+    plan = Plan(**{**there, "looks": tuple(there["looks"])})
     if tune != bool(plan.rates):
         how = "tuned rates" if plan.rates else "the preset's rates"
         raise ValueError(
@@ -96,7 +100,7 @@ def _settled(asked: Plan, tune: bool) -> Plan:
         )
     if asked.seeds == plan.seeds:
         return plan
-    reached = all(_is_there(plan, config) for _, config in _runs(plan))
+    reached = all(_is_there(config) for _, config in _runs(plan))
     if asked.seeds < plan.seeds or not reached or len(plan.looks) > 1:
         raise ValueError(
             f"{path.stem} was planned with {plan.seeds} seeds"
@@ -107,7 +111,6 @@ def _settled(asked: Plan, tune: bool) -> Plan:
             + ("" if len(plan.looks) > 1 else "one extension to more is possible")
         )
     plan = replace(plan, looks=(*plan.looks, asked.seeds))
-    plan = replace(plan, kept=_kept_that_serve(plan) if plan.kept else ())
     plan.write()
     return plan
 
@@ -124,53 +127,42 @@ def _kept_run(plan: Plan, seed: int) -> RunFolder:
     return RunFolder(project_root() / "data" / "study" / plan.preset / f"{plan.baseline}-s{seed}")
 
 
-def _kept_that_serve(plan: Plan) -> tuple[int, ...]:
-    """Seeds of the baseline that need not be trained, since the kept study has equal runs.
-
-    Settings and code must be equal, and an epoch trained here must give the first one's line, to
-    the last digit: so data, precision and machine are equal in effect.
-    """
-    equal = []
-    for seed in range(plan.seeds):
-        config, kept = plan.config(plan.baseline, seed), _kept_run(plan, seed)
-        if not kept.test_path.exists():
-            continue
-        settings = what_counts(Config.completed(kept.read_config()))
-        stated = what_counts(config.as_begun(kept.read_config()).model_dump(mode="json"))
-        if settings == stated and trained_by(kept.read_provenance()) == [code_of(config)]:
-            equal.append(seed)
-    if not equal:
-        return ()
-    print(f"{plan.baseline}: an epoch is trained to see whether the kept study's runs serve")
-    line = _kept_run(plan, equal[0]).read_log()[0]
-    again = first_epoch(plan.config(plan.baseline, equal[0]))
-    same = all(line.get(key) == value or value != value for key, value in again.items())
-    if not same:
-        print("they do not: the epoch's numbers differ, so the baseline is trained here too")
-    return tuple(equal) if same else ()
-
-
-def _place(plan: Plan, config: Config) -> RunFolder:
-    """The folder of a run: where `fit` has it, or in the kept study."""
-    seed = config.train.seed
-    if config.model.variant == plan.baseline and seed in plan.kept:
-        return _kept_run(plan, seed)
-    return folder_of(config)
-
-
-def _is_there(plan: Plan, config: Config) -> bool:
-    """Whether a run is finished, and evaluated where there is a split for that."""
-    folder = _place(plan, config)
+def _is_there(config: Config) -> bool:
+    """Whether a run is finished, and evaluated where there is a split for that; or diverged."""
+    folder = folder_of(config)
+    if folder.failed_path.exists():
+        return True
     if not is_over(folder.read_log(), config.train.model_dump()):
         return False
-    return folder.test_path.exists() or not has_split(config.data, SPLIT)
+    return folder.test_path.exists() or not has_split(config.data, TEST_SPLIT)
 
 
 def _train(config: Config) -> None:
-    """One run, and what it reaches on the split that nothing is tuned on."""
-    run = fit(config)
-    if has_split(config.data, SPLIT):
-        keep_test(run, RunFolder(run.path))
+    """One run, and what it reaches on the split that nothing is tuned on; or that it diverged."""
+    try:
+        run = fit(config)
+    except TrainingDiverged as error:
+        print(f"{folder_of(config).path.name} diverged: {error}", flush=True)
+        return
+    if has_split(config.data, TEST_SPLIT):
+        keep_test(run)
+
+
+def _submit(plan: Plan, configs: Sequence[Config]) -> None:
+    """Hand runs to a cluster."""
+    own = sorted({v.name for c in configs for v in resolve(c.model.variant) if v.is_own})
+    if own:
+        raise ValueError(
+            f"{', '.join(own)} is known in this process only, and the cluster's cannot ask a"
+            " notebook: put its class into a file, and run `detrnb train --variants FILE` there"
+        )
+    folders = {folder_of(config): config for config in configs}
+    jobs = [
+        Job(folder.path.name, config, project_root(), folder, has_split(config.data, TEST_SPLIT))
+        for folder, config in folders.items()
+    ]
+    number = Slurm(f"detrnb-{plan.path.stem}").submit(jobs, plan.path.with_suffix(".slurm"))
+    print(f"array job {number} trains {len(jobs)} runs; ask again when they are there", flush=True)
 
 
 def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
@@ -183,7 +175,9 @@ def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
     spread = _kept_spread(plan)
     if spread is None:
         return f"{told}; no kept study of preset {plan.preset} tells how far runs spread"
-    seen = detectable_difference(spread, plan.seeds) if plan.seeds > 1 else float("inf")
+    if plan.seeds < FEWEST_SEEDS:
+        return f"{told}; fewer than {FEWEST_SEEDS} pairs are described, not judged"
+    seen = detectable_difference(spread, plan.seeds)
     return (
         f"{told}; {plan.seeds} seeds would see a difference of {seen:.3f} AP with a chance of 80 %"
         f" (pairs of the kept study spread by {spread:.3f})"
@@ -221,21 +215,13 @@ def _tuned(plan: Plan) -> dict[str, float]:
 
 
 def _best_factor(plan: Plan, entry: str) -> float:
-    """By mean validation AP; further outwards while the best lies at an edge."""
+    """By mean validation AP."""
     reached: dict[float, float] = {}
-    factors = list(FACTORS)
-    while True:
+    while factors := further(reached):
         for factor in factors:
-            if factor not in reached:
-                print(f"{entry}: trying {factor:g} times the preset's rate", flush=True)
-                reached[factor] = float(np.mean([_trial(plan, entry, factor, s) for s in TRIALS]))
-        best = max(reached, key=reached.get)
-        if best == min(reached):
-            factors = [best / 2]
-        elif best == max(reached):
-            factors = [best * 2]
-        else:
-            return best
+            print(f"{entry}: trying {factor:g} times the preset's rate", flush=True)
+            reached[factor] = float(np.mean([_trial(plan, entry, factor, s) for s in TRIALS]))
+    return chosen(reached)
 
 
 def _trial(plan: Plan, entry: str, factor: float, seed: int) -> float:
@@ -248,14 +234,20 @@ def _trial(plan: Plan, entry: str, factor: float, seed: int) -> float:
 
 def _judged(plan: Plan) -> Judgement:
     """What the finished runs say, once they are as many as planned."""
-    there = [(entry, config) for entry, config in _runs(plan) if _is_there(plan, config)]
+    there = [(entry, config) for entry, config in _runs(plan) if _is_there(config)]
+    diverged = [(e, config) for e, config in there if folder_of(config).failed_path.exists()]
     records = []
     for entry, config in there:
-        (record,) = read_records([_place(plan, config).path])
-        records.append(replace(record, name=f"{entry}-s{config.train.seed}"))
+        if (entry, config) not in diverged:
+            (record,) = read_records([folder_of(config).path])
+            records.append(replace(record, name=f"{entry}-s{config.train.seed}"))
     if len(there) < 2 * plan.seeds:
         return Judgement(plan, tuple(records))
-    found = verdicts(records, plan.baseline)
-    differences = (found.values[plan.name] - found.values[plan.baseline]).dropna()
-    ruling = rule(differences.to_numpy(), level=LEVEL / len(plan.looks))
-    return Judgement(plan, tuple(records), ruling, found)
+    found = verdicts(
+        records,
+        plan.baseline,
+        accept=("learning rate",) if plan.rates else (),
+        failed=Counter(entry for entry, _ in diverged),
+        level=LEVEL / len(plan.looks),
+    )
+    return Judgement(plan, tuple(records), found)

@@ -11,7 +11,7 @@ from detrnb.training.device import (
     seconds_of,
 )
 from detrnb.training.global_batch import TrainingDiverged
-from detrnb.training.loop import Evaluation, evaluate
+from detrnb.training.loop import Evaluation, evaluate, train_one_epoch
 from detrnb.training.metrics import (
     ERROR_KINDS,
     CocoMetrics,
@@ -20,20 +20,26 @@ from detrnb.training.metrics import (
     evaluate_coco,
     load_ground_truth,
 )
-from detrnb.training.opening import Run, evaluate_split, load_run
+from detrnb.training.opening import TEST_SPLIT, Run, evaluate_split, keep_test, load_run
 from detrnb.training.origin import code_of, other_code
-from detrnb.training.probing import seconds_per_step
+from detrnb.training.predicting import Found, Predictions, level
+from detrnb.training.prepare import build_optimizer
+from detrnb.training.probing import make_data, seconds_per_step
 from detrnb.training.progress import duration
 from detrnb.training.replaying import replay
-from detrnb.training.run import first_epoch, fit, folder_of
+from detrnb.training.run import fit, folder_of
 
 __all__ = [
     "CocoMetrics",
     "ERROR_KINDS",
     "Evaluation",
+    "Found",
+    "Predictions",
     "Run",
+    "TEST_SPLIT",
     "TrainingDiverged",
     "box_spread",
+    "build_optimizer",
     "code_of",
     "default_device",
     "device_name",
@@ -42,13 +48,15 @@ __all__ = [
     "evaluate",
     "evaluate_coco",
     "evaluate_split",
-    "first_epoch",
     "fit",
     "folder_of",
     "from_main",
+    "keep_test",
+    "level",
     "load_ground_truth",
     "load_run",
     "make_accelerator",
+    "make_data",
     "other_code",
     "peak_memory_mb",
     "peak_memory_of",
@@ -56,4 +64,5 @@ __all__ = [
     "replay",
     "seconds_of",
     "seconds_per_step",
+    "train_one_epoch",
 ]

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -49,6 +50,21 @@ def from_main(compute: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return result
+
+
+def sum_over_hosts(number: int) -> int:
+    """Sum of a number over processes, in all of them; no device is waited for."""
+    if processes().num_processes == 1:
+        return number
+    told = torch.tensor(number)
+    torch.distributed.all_reduce(told, group=_hosts())
+    return int(told)
+
+
+@cache
+def _hosts() -> torch.distributed.ProcessGroup:
+    """All processes, joined by their hosts whatever joins their devices."""
+    return torch.distributed.new_group(backend="gloo")
 
 
 def _portable(error: Exception) -> Exception:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detrnb.datasets import Batch
 from detrnb.loss import Layout, NonFiniteError, SetCriterion, Targets
+from detrnb.training.device import sum_over_hosts
 
 T = TypeVar("T")
 
@@ -30,7 +31,8 @@ class TrainingDiverged(ValueError):
 class GlobalBatch:
     """One process's part of a batch; its losses sum up with the others' to the batch's own.
 
-    What is not finite in one process raises in all of them, so that none waits for another.
+    What is not finite in one process raises in all of them, so that none waits for another. Losses
+    are read from the device once, by `losses`; until then it need not be waited for.
 
     Args:
         passes: targets and layout of each of this process's; targets may be none.
@@ -52,12 +54,14 @@ class GlobalBatch:
         self.normalizers = torch.stack(parts).sum(0)
         if accelerator.num_processes > 1:
             self.normalizers = accelerator.reduce(self.normalizers.to(accelerator.device), "sum")
-        self._values = dict.fromkeys(["loss", *criterion.names(passes[0][1])], 0.0)
         self.begun = begun | {"normalizers": self.normalizers}
+        self._names = ["loss", *criterion.names(passes[0][1])]
+        self._targets = [target for targets, _ in passes for target in targets]
+        self._passes: list[tuple[Tensor, Targets]] = []  # losses in the names' order
         self._failures: list[tuple[int, str, list[int]]] = []  # process, tensor, image ids
 
     def attempt(self, make: Callable[..., T], batch: Batch) -> T | None:
-        """One pass, from model to losses; what is not finite ends it here, and `losses` raises.
+        """One pass, from model to losses; what is not finite ends it here, and `agree` raises.
 
         A process that failed goes on to where all of them stop, but makes no pass any more: torch's
         parallel model would take up the others' at another place, and all would wait for ever.
@@ -73,54 +77,89 @@ class GlobalBatch:
         try:
             return make(*batch)
         except NonFiniteError as error:
-            self.fail(error, batch[-1])
+            self._fail(error, batch[-1])
             return None
 
     def loss_share(self, outputs: dict, targets: Targets, layout: Layout) -> Tensor:
         """Predictions of one pass: their share of the batch's total loss.
 
         Raises:
-            NonFiniteError: a prediction or loss is NaN or infinite. Names the last of them, which
-                is a single loss where the total is infinite because of it.
+            NonFiniteError: a prediction is NaN or infinite.
         """
         losses = self.criterion(outputs, targets, layout, self.normalizers)
-        loss = self.criterion.total(losses)
-        # One copy to the host.
-        numbers = torch.stack([loss, *losses.values()]).detach().tolist()
-        values = dict(zip(["loss", *losses], numbers, strict=True))
-        finite = {n: math.isfinite(v) for n, v in values.items() if n != "class_error"}
-        if not all(finite.values()):
-            raise NonFiniteError([n for n in finite if not finite[n]][-1])
-        for name, value in values.items():
-            self._values[name] += value
-        return loss
+        values = {"loss": self.criterion.total(losses), **losses}
+        numbers = torch.stack([values[name] for name in self._names]).detach()
+        self._passes.append((numbers, targets))
+        return values["loss"]
 
-    def fail(self, error: NonFiniteError, targets: Targets) -> None:
+    def agree(self) -> None:
+        """Go on only where every pass of all processes has its loss; all of them must ask.
+
+        Raises:
+            TrainingDiverged: in all processes where one of them failed.
+        """
+        if sum_over_hosts(len(self._failures)):
+            self._end()
+
+    def _fail(self, error: NonFiniteError, targets: Targets) -> None:
         """Note an error for all processes, with the ids of its images."""
         ids = [target["image_id"] for target in targets]
         images = [ids[i] for i in error.images] or ids
         self._failures.append((self.accelerator.process_index, error.tensor, images))
 
-    def losses(self) -> dict[str, float]:
+    def losses(self, norm: Tensor | None = None) -> dict[str, float]:
         """The whole batch's losses after all passes, in all processes, which must all ask.
 
+        Args:
+            norm: of the gradient; None where there is none.
+
         Raises:
-            TrainingDiverged: in all processes where one of them failed; names tensor and images.
+            TrainingDiverged: in all processes where something in one of them is NaN or infinite;
+                names tensor and images. Of a pass's losses it is the last, a single one where the
+                total is infinite because of it.
         """
-        values, failures = self._values, self._failures
-        if self.accelerator.num_processes > 1:
-            numbers = torch.tensor([len(failures), *values.values()], dtype=torch.float64)
-            summed = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum")
-            failed, *numbers = summed.tolist()
-            values = dict(zip(values, numbers, strict=True))
-            failures = gather_object(failures) if failed else []
-        if failures:
-            process, tensor, _ = failures[0]
-            images = [i for _, name, ids in failures if name == tensor for i in ids]
-            error = TrainingDiverged(
-                f"{tensor} is not finite {self.where}, image ids {images}. The last checkpoint is"
-                " kept; lower train.lr, or look at these images' boxes"
-            )
-            error.process, error.begun = process, self.begun | {"message": str(error)}
-            raise error
+        several, size = self.accelerator.num_processes > 1, len(self._names)
+        rows = [numbers for numbers, _ in self._passes]
+        if several:
+            zeros = torch.zeros(size, dtype=torch.float64, device=self.accelerator.device)
+            rows = [sum(rows, zeros)]
+        numbers = torch.cat(rows if norm is None else [*rows, norm.reshape(1)])
+        # The norm too: what is not finite in one process is so in the sum of all.
+        read = (self.accelerator.reduce(numbers, "sum") if several else numbers).tolist()
+        values = dict.fromkeys(self._names, 0.0)
+        for i in range(size * len(rows)):
+            values[self._names[i % size]] += read[i]
+        if _not_finite(values):
+            for numbers, targets in self._passes:
+                bad = _not_finite(dict(zip(self._names, numbers.tolist(), strict=True)))
+                if bad:
+                    self._fail(NonFiniteError(bad[-1]), targets)
+            self._end()
+        if norm is not None and not math.isfinite(read[-1]) and not self._may_overflow():
+            self._fail(NonFiniteError("gradient norm"), self._targets)
+            self._end()
         return values
+
+    def _may_overflow(self) -> bool:
+        """Whether fp16's loss scale can be why gradients are infinite: it skips that step."""
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.get_scale() > 1
+
+    def _end(self) -> NoReturn:
+        """Raise what failed, the same in all processes."""
+        failures = self._failures
+        if self.accelerator.num_processes > 1:
+            failures = gather_object(failures)
+        process, tensor, _ = failures[0]
+        images = [i for _, name, ids in failures if name == tensor for i in ids]
+        error = TrainingDiverged(
+            f"{tensor} is not finite {self.where}, image ids {images}. The last checkpoint is"
+            " kept; lower train.lr, or look at these images' boxes"
+        )
+        error.process, error.begun = process, self.begun | {"message": str(error)}
+        raise error
+
+
+def _not_finite(values: dict[str, float]) -> list[str]:
+    """Names of the losses that are not; of a batch without boxes the class error is unknown."""
+    return [n for n, v in values.items() if n != "class_error" and not math.isfinite(v)]

@@ -9,12 +9,12 @@ from itertools import islice, zip_longest
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from detrnb.datasets import Batch, CocoDataset, FeatureDataset
-from detrnb.loss import NonFiniteError, SetCriterion, Targets
+from detrnb.loss import SetCriterion, Targets
 from detrnb.model import DETR
 from detrnb.training.device import device_name, from_main
 from detrnb.training.global_batch import GlobalBatch
@@ -25,7 +25,7 @@ def forward(
     model: nn.Module,
     core: DETR,
     inputs: Tensor,
-    padding_mask: Tensor,
+    padding_mask: Tensor | None,
     targets: Targets | None = None,
 ) -> dict:
     """Predictions for images (uint8) or for features computed earlier (any float)."""
@@ -73,51 +73,57 @@ def _steps(loader: torch.utils.data.DataLoader, accumulate: int) -> Iterator[lis
         yield step
 
 
-def _train_step(
-    model: nn.Module,
-    criterion: SetCriterion,
-    batches: list[Batch],
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    clip_max_norm: float,
-    where: str,
-) -> dict[str, float]:
-    """One step on this process's batches; gives the losses of all that the step sees.
+@dataclass(frozen=True)
+class _Stepper:
+    """What takes a step: gradients of this process's batches, and the weights' change.
 
-    Raises:
-        TrainingDiverged: in all processes alike.
+    Attributes:
+        model: as the processes share it; `core` is the DETR inside.
+        trained: its parameters that train, in its order.
     """
-    core = accelerator.unwrap_model(model)
-    batches = send_to_device(batches, accelerator.device)
-    passes = [(targets, core.layout(targets)) for *_, targets in batches]
-    begun = _begun(batches, accelerator, training=True)
-    whole = GlobalBatch(criterion, passes, accelerator, where, begun)
 
-    def loss_of(inputs: Tensor, padding_mask: Tensor, targets: Targets) -> Tensor:
-        with accelerator.autocast():
-            outputs = forward(model, core, inputs, padding_mask, targets)
-        # Gradients are averaged over processes, but shares add up.
-        share = whole.loss_share(outputs, targets, core.layout(targets))
-        return share * accelerator.num_processes
+    model: nn.Module
+    core: DETR
+    trained: list[nn.Parameter]
+    criterion: SetCriterion
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    clip_max_norm: float
 
-    def add_gradient(*batch: object) -> None:
-        accelerator.backward(loss_of(*batch))
+    def __call__(self, batches: list[Batch], where: str) -> dict[str, float]:
+        """One step; gives the losses of all that the step sees.
 
-    optimizer.zero_grad()
-    *first, last = batches
-    for batch in first:
-        with accelerator.no_sync(model):
-            whole.attempt(add_gradient, batch)
-    loss = whole.attempt(loss_of, last)
-    losses = whole.losses()  # from here on all processes have a loss, or none goes on
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(core.parameters(), clip_max_norm or math.inf).item()
-    if not math.isfinite(norm) and not _may_overflow(accelerator):
-        targets = [target for batch_targets, _ in passes for target in batch_targets]
-        whole.fail(NonFiniteError("gradient norm"), targets)
-        whole.losses()
-    optimizer.step()
-    return losses
+        Beside each pass's matching the device is waited for once, before the weights change.
+
+        Raises:
+            TrainingDiverged: in all processes alike.
+        """
+        accelerator, layout = self.accelerator, self.core.layout
+        passes = [(targets, layout(targets)) for *_, targets in batches]
+        begun = _begun(batches, accelerator, training=True)
+        whole = GlobalBatch(self.criterion, passes, accelerator, where, begun)
+
+        def loss_of(inputs: Tensor, padding_mask: Tensor | None, targets: Targets) -> Tensor:
+            with accelerator.autocast():
+                outputs = forward(self.model, self.core, inputs, padding_mask, targets)
+            # Gradients are averaged over processes, but shares add up.
+            return whole.loss_share(outputs, targets, layout(targets)) * accelerator.num_processes
+
+        def add_gradient(*batch: object) -> None:
+            accelerator.backward(loss_of(*batch))
+
+        self.optimizer.zero_grad()
+        *first, last = batches
+        for batch in first:
+            with accelerator.no_sync(self.model):
+                whole.attempt(add_gradient, batch)
+        loss = whole.attempt(loss_of, last)
+        whole.agree()
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(self.trained, self.clip_max_norm or math.inf)
+        losses = whole.losses(norm)
+        self.optimizer.step()
+        return losses
 
 
 def _begun(batches: list[Batch], accelerator: Accelerator, *, training: bool) -> dict:
@@ -132,11 +138,6 @@ def _begun(batches: list[Batch], accelerator: Accelerator, *, training: bool) ->
         "precision": accelerator.mixed_precision,
         "device": device_name(device),
     }
-
-
-def _may_overflow(accelerator: Accelerator) -> bool:
-    """Whether fp16's loss scale can be why gradients are infinite: the scaler skips that step."""
-    return accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
 
 
 def train_one_epoch(
@@ -172,6 +173,9 @@ def train_one_epoch(
     """
     averages = _Averages()
     steps = len(loader) // accumulate
+    core = accelerator.unwrap_model(model)
+    trained = [parameter for parameter in core.parameters() if parameter.requires_grad]
+    take_step = _Stepper(model, core, trained, criterion, optimizer, accelerator, clip_max_norm)
     model.train()
     for step, batches in enumerate(_steps(loader, accumulate)):
         factor = rate_factor(epoch * steps + step)
@@ -180,9 +184,7 @@ def train_one_epoch(
         rate = optimizer.param_groups[0]["lr"]
         where = f"at epoch {epoch + 1}, step {step + 1} (learning rate {rate:.2e})"
         batches = [_with_draws(batch, seed, epoch) for batch in batches]
-        losses = _train_step(
-            model, criterion, batches, optimizer, accelerator, clip_max_norm, where
-        )
+        losses = take_step(batches, where)
         averages.add({"lr": rate, **losses})
         on_step(losses["loss"])
     means = averages.means()
@@ -221,7 +223,7 @@ class Evaluation:
     detections: dict[int, dict[str, Tensor]]
 
 
-def _annotated(dataset: Dataset) -> CocoDataset:
+def annotated(dataset: Dataset) -> CocoDataset:
     """The data set that features or a subset are of."""
     while not isinstance(dataset, CocoDataset):
         dataset = dataset.source if isinstance(dataset, FeatureDataset) else dataset.dataset
@@ -241,22 +243,24 @@ def evaluate(
         TrainingDiverged: a prediction or loss is NaN or infinite; names images and tensor.
     """
     core = accelerator.unwrap_model(model)
-    dataset = _annotated(loader.dataset)
+    dataset = annotated(loader.dataset)
     averages, detections = _Averages(), {}
     model.eval()
     layout = core.layout()
     steps = max(gather_object([len(loader)]))  # of the last batch some processes have no part
     for _, batch in zip_longest(range(steps), loader):
-        batches = [] if batch is None else [send_to_device(batch, accelerator.device)]
+        batches = [] if batch is None else [batch]
         targets = [target for *_, batch_targets in batches for target in batch_targets]
         begun = _begun(batches, accelerator, training=False)
         passes = [(targets, layout)]
         whole = GlobalBatch(criterion, passes, accelerator, "in evaluation", begun)
         predict = partial(_predict, core, accelerator, whole)
         predicted = [whole.attempt(predict, given) for given in batches]
+        whole.agree()
         averages.add(whole.losses())
         for outputs in predicted:
-            for target, found in zip(targets, _detect(criterion, outputs, targets), strict=True):
+            sizes = [target["orig_size"] for target in targets]
+            for target, found in zip(targets, detect(criterion, outputs, sizes), strict=True):
                 found["category_ids"] = dataset.to_category_ids(found["labels"])
                 detections[target["image_id"]] = found
     detections = dict(sorted(gather_object([*detections.items()])))
@@ -271,7 +275,7 @@ def _predict(
     accelerator: Accelerator,
     whole: GlobalBatch,
     inputs: Tensor,
-    padding_mask: Tensor,
+    padding_mask: Tensor | None,
     targets: Targets,
 ) -> dict:
     """Predictions, their losses added to the batch's."""
@@ -281,11 +285,16 @@ def _predict(
     return outputs
 
 
-def _detect(criterion: SetCriterion, outputs: dict, targets: Targets) -> list[dict[str, Tensor]]:
-    """Detections of each image, on the CPU."""
-    sizes = torch.tensor([target["orig_size"] for target in targets])
+def detect(
+    criterion: SetCriterion, outputs: dict, sizes: list[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """Detections of each image, on the CPU.
+
+    Args:
+        sizes: height and width of each, pixels.
+    """
     # To the host once a batch, not once an image.
     on_host = {name: outputs[name].float().cpu() for name in ("pred_logits", "pred_boxes")}
     # Not views: they would take their whole batch along when processes exchange them.
-    found = criterion.detections(on_host, sizes)
+    found = criterion.detections(on_host, torch.tensor(sizes))
     return [{name: values.clone() for name, values in image.items()} for image in found]

@@ -1,19 +1,22 @@
-"""COCO metrics through pycocotools, quietly, and a count of what kinds of errors there are."""
+"""COCO metrics, and a count of what kinds of errors there are."""
 
-import contextlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from detrnb.datasets import CocoDataset, sound_records
+from detrnb.datasets import Annotations, CocoDataset, sound_records
+from detrnb.training.average_precision import (
+    COUNTS,
+    IOUS,
+    SIZES,
+    Boxes,
+    overlap,
+    precision_and_recall,
+)
 
 ERROR_KINDS = (
     "correct",
@@ -31,7 +34,7 @@ Detections = Mapping[int, Mapping[str, np.ndarray | Tensor]]
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """What pycocotools measures; -1 where there is no ground truth to measure by.
+    """COCO's numbers, to the last digit pycocotools'; -1 where there is nothing to measure by.
 
     Attributes:
         stats: the 12 numbers named by `logs.COCO_METRICS`.
@@ -44,21 +47,21 @@ class CocoMetrics:
     per_class_50: dict[str, float]
 
 
-def load_ground_truth(annotated: CocoDataset | Path) -> COCO:
+def load_ground_truth(annotated: CocoDataset | Path) -> Annotations:
     """What is on record of a data set, or in an annotation file, for `evaluate_coco`.
 
     All of it as the file has it, unlike what is trained on: crowds, boxes of no area, and those
-    that reach out of their image.
+    that reach out of their image. A data set has it from when it was opened.
 
     Raises:
         ValueError: the file has errors, for which `CocoDataset` would refuse it too.
     """
     if isinstance(annotated, CocoDataset):
-        return _indexed(annotated.ground_truth())
-    return _indexed(sound_records(Path(annotated)).annotations.as_coco())
+        return annotated.ground_truth
+    return sound_records(Path(annotated)).annotations
 
 
-def evaluate_coco(ground_truth: COCO, detections: Detections) -> CocoMetrics:
+def evaluate_coco(ground_truth: Annotations, detections: Detections) -> CocoMetrics:
     """COCO's metrics for boxes.
 
     Args:
@@ -70,35 +73,86 @@ def evaluate_coco(ground_truth: COCO, detections: Detections) -> CocoMetrics:
         The 12 numbers and each class's AP and AP50.
 
     Raises:
-        ValueError: for an image id that the ground truth does not have.
+        ValueError: for an image id that the ground truth does not have; for detections that are
+            not finite, or of which there are not as many scores, categories and boxes.
     """
-    unknown = sorted(set(detections) - set(ground_truth.imgs))
+    true, found, categories = as_boxes(ground_truth, detections)
+    precision, recall = precision_and_recall(true, found, len(categories))
+    every, small, medium, large = range(len(SIZES))
+    one, ten, hundred = range(len(COUNTS))
+    numbers = (
+        precision[..., every],
+        precision[IOUS == 0.5, ..., every],
+        precision[IOUS == 0.75, ..., every],
+        *(precision[..., size] for size in (small, medium, large)),
+        *(recall[..., every, count] for count in (one, ten, hundred)),
+        *(recall[..., size, hundred] for size in (small, medium, large)),
+    )
+    per_class = dict(
+        zip(_class_names(categories), np.moveaxis(precision[..., every], 2, 0), strict=True)
+    )
+    return CocoMetrics(
+        stats=[_mean(values) for values in numbers],
+        per_class={name: _mean(values) for name, values in per_class.items()},
+        per_class_50={name: _mean(values[IOUS == 0.5]) for name, values in per_class.items()},
+    )
+
+
+def as_boxes(
+    ground_truth: Annotations, detections: Detections
+) -> tuple[Boxes, Boxes, dict[int, str]]:
+    """True boxes and detections of the same images, and the categories that number their classes.
+
+    Raises:
+        ValueError: as `evaluate_coco`.
+    """
+    image_ids = np.array(sorted(detections), dtype=np.int64)
+    unknown = np.setdiff1d(image_ids, ground_truth.image_ids).tolist()
     if unknown:
         raise ValueError(f"detections for unknown image ids {unknown[:5]} ({len(unknown)} in all)")
-    results = _indexed(
-        {
-            "images": [ground_truth.imgs[i] for i in detections],
-            "categories": ground_truth.dataset["categories"],
-            "annotations": _records(detections),
-        }
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        measured = COCOeval(ground_truth, results, "bbox")
-        measured.params.imgIds = sorted(detections)
-        measured.evaluate()
-        measured.accumulate()
-        measured.summarize()
-    # IoU thresholds x recalls x classes; all areas, 100 detections an image.
-    precision = measured.eval["precision"][:, :, :, 0, 2]
-    names = _class_names(ground_truth, measured.params.catIds)
-    return CocoMetrics(
-        stats=[float(value) for value in measured.stats],
-        per_class={name: _mean(precision[:, :, k]) for k, name in enumerate(names)},
-        per_class_50={name: _mean(precision[0, :, k]) for k, name in enumerate(names)},
+    categories = dict(sorted(ground_truth.categories))
+    true = _true_boxes(ground_truth, image_ids, [*categories])
+    found = _found_boxes(detections, image_ids, [*categories])
+    return true, found, categories
+
+
+def _true_boxes(ground_truth: Annotations, image_ids: np.ndarray, category_ids: list[int]) -> Boxes:
+    """The ground truth of some images, in the file's order."""
+    rows = np.isin(ground_truth.of_image, image_ids)
+    return Boxes(
+        images=np.searchsorted(image_ids, ground_truth.of_image[rows]),
+        classes=np.searchsorted(category_ids, ground_truth.of_category[rows]),
+        xywh=ground_truth.boxes_xywh[rows],
+        areas=ground_truth.object_areas[rows],
+        crowd=ground_truth.crowd[rows],
     )
 
 
-def box_spread(ground_truth: COCO, detections: Detections) -> dict[str, float]:
+def _found_boxes(detections: Detections, image_ids: np.ndarray, category_ids: list[int]) -> Boxes:
+    """Detections of known categories, images in order of their ids."""
+    columns = [_columns(image_id, detections[image_id]) for image_id in image_ids.tolist()]
+    numbers = np.repeat(np.arange(len(columns)), [len(scores) for scores, *_ in columns])
+    nothing = (np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros((0, 4)))
+    scores, ids, xywh = (np.concatenate(c) for c in zip(nothing, *columns, strict=True))
+    found = Boxes(numbers, np.searchsorted(category_ids, ids), xywh, xywh[:, 2:].prod(1), scores)
+    return found[np.isin(ids, category_ids)]
+
+
+def _columns(image_id: int, found: Mapping) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores (n,), category ids (n,) and boxes (n, 4) xywh of an image, float64."""
+    scores = np.asarray(found["scores"], dtype=np.float64)
+    category_ids = np.asarray(found["category_ids"], dtype=np.int64)
+    boxes = np.asarray(found["boxes"], dtype=np.float64).reshape(-1, 4).copy()
+    counts = {"scores": len(scores), "category_ids": len(category_ids), "boxes": len(boxes)}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"detections of image {image_id} have {counts}; expected as many of each")
+    if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+        raise ValueError(f"scores or boxes of image {image_id} are not finite")
+    boxes[:, 2:] -= boxes[:, :2]
+    return scores, category_ids, boxes
+
+
+def box_spread(ground_truth: Annotations, detections: Detections) -> dict[str, float]:
     """How far a detector's boxes differ: between queries, and of a query between images.
 
     Both are near 0 where a model has not learned to look at its image and so gives the same boxes
@@ -115,7 +169,10 @@ def box_spread(ground_truth: COCO, detections: Detections) -> dict[str, float]:
     Raises:
         ValueError: an image's record has no size.
     """
-    unsized = [i for i in detections if "width" not in ground_truth.imgs[i]]
+    sizes = dict(
+        zip(ground_truth.image_ids.tolist(), ground_truth.image_sizes.tolist(), strict=True)
+    )
+    unsized = [i for i in detections if np.isnan(sizes[i]).any()]
     if unsized:
         raise ValueError(
             f"{len(unsized)} images have no width and height on record, such as {unsized[0]}, which"
@@ -123,8 +180,7 @@ def box_spread(ground_truth: COCO, detections: Detections) -> dict[str, float]:
         )
     rows = []  # a query's detections in an image all have its box: one counts
     for image_id, found in detections.items():
-        image = ground_truth.imgs[image_id]
-        shares = np.asarray(found["boxes"]) / ((image["width"], image["height"]) * 2)
+        shares = np.asarray(found["boxes"]) / (sizes[image_id] * 2)
         table = pd.DataFrame(shares).assign(image=image_id, query=np.asarray(found["queries"]))
         rows.append(table.drop_duplicates("query"))
     sides = pd.concat(rows)
@@ -135,59 +191,20 @@ def box_spread(ground_truth: COCO, detections: Detections) -> dict[str, float]:
     }
 
 
-def _indexed(content: dict) -> COCO:
-    """A COCO object of what a file would hold, made without printing."""
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _class_names(ground_truth: COCO, category_ids: list[int]) -> list[str]:
+def _class_names(categories: Mapping[int, str]) -> list[str]:
     """Names of categories; with the id where several have one name."""
-    names = [ground_truth.cats[i]["name"] for i in category_ids]
-    return [
-        f"{name} ({i})" if names.count(name) > 1 else name
-        for i, name in zip(category_ids, names, strict=True)
-    ]
-
-
-def _records(detections: Detections) -> list[dict]:
-    """Detections as the annotation records that pycocotools matches."""
-    records = []
-    for image_id, found in detections.items():
-        boxes = np.asarray(found["boxes"], dtype=np.float64).reshape(-1, 4)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        columns = (
-            np.concatenate([boxes[:, :2], sides], axis=1).tolist(),
-            sides.prod(axis=1).tolist(),
-            np.asarray(found["category_ids"]).tolist(),
-            np.asarray(found["scores"], dtype=np.float64).tolist(),
-        )
-        for bbox, area, category_id, score in zip(*columns, strict=True):
-            records.append(
-                {
-                    "id": len(records) + 1,
-                    "image_id": image_id,
-                    "category_id": category_id,
-                    "bbox": bbox,
-                    "area": area,
-                    "score": score,
-                    "iscrowd": 0,
-                }
-            )
-    return records
+    names = [*categories.values()]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in categories.items()]
 
 
 def _mean(precision: np.ndarray) -> float:
-    """Mean over the entries that exist (pycocotools marks others by -1), or -1."""
+    """Mean over the entries that exist (the others are -1), or -1."""
     existing = precision[precision > -1]
     return float(existing.mean()) if existing.size else -1.0
 
 
 def error_kinds(
-    ground_truth: COCO, detections: Detections, *, score_threshold: float = 0.5
+    ground_truth: Annotations, detections: Detections, *, score_threshold: float = 0.5
 ) -> dict[str, int]:
     """Count what kinds of errors a detector makes.
 
@@ -214,18 +231,19 @@ def error_kinds(
         Kind -> count, for each of ERROR_KINDS.
     """
     counts = dict.fromkeys(ERROR_KINDS, 0)
+    rows = np.flatnonzero(~ground_truth.crowd)
+    rows = rows[np.argsort(ground_truth.of_image[rows], kind="stable")]
+    of_image = ground_truth.of_image[rows]
     for image_id, found in detections.items():
-        records = [r for r in ground_truth.imgToAnns[image_id] if not r.get("iscrowd", 0)]
-        true_classes = np.array([r["category_id"] for r in records], dtype=np.int64)
-        taken = np.zeros(len(records), dtype=bool)
-        for record in sorted(_records({image_id: found}), key=lambda r: -r["score"]):
-            if record["score"] < score_threshold:
+        scores, category_ids, xywh = _columns(image_id, found)
+        true = rows[slice(*np.searchsorted(of_image, [image_id, image_id + 1]))]
+        taken = np.zeros(len(true), dtype=bool)
+        for i in np.argsort(-scores, kind="stable").tolist():
+            if scores[i] < score_threshold:
                 break
-            iou = np.zeros(0)
-            if records:
-                boxes = [r["bbox"] for r in records]
-                iou = coco_mask.iou([record["bbox"]], boxes, [0] * len(records))[0]
-            kind, match = _kind(iou, true_classes == record["category_id"], taken)
+            iou = overlap(xywh[i], ground_truth.boxes_xywh[true])
+            same_class = ground_truth.of_category[true] == category_ids[i]
+            kind, match = _kind(iou, same_class, taken)
             counts[kind] += 1
             if match is not None:
                 taken[match] = True

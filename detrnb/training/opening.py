@@ -1,12 +1,14 @@
 """A run folder, opened: `load_run` rebuilds the model from its own config.json."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from torch.utils.data import Subset
 
 from detrnb.checkpoints import read_checkpoint
@@ -25,8 +27,11 @@ from detrnb.settings import Config
 from detrnb.training.device import default_device, make_accelerator, processes
 from detrnb.training.loop import Evaluation, evaluate
 from detrnb.training.origin import code_of, other_code
+from detrnb.training.predicting import Picture, Predictions, level, predict
 from detrnb.training.sources import changed_sources, open_variants
+from detrnb.training.thresholds import thresholds
 
+TEST_SPLIT = "test2017"  # nothing is tuned on it
 # What a run goes on from; `classes` is missing in runs of before these were kept.
 STATE = {"model", "optimizer", "scaler", "epoch", "train_line", "train_time_s"}
 
@@ -38,12 +43,16 @@ class Run:
     Attributes:
         model: on the default device, in evaluation mode.
         classes: label -> category id and name, as trained; None in runs of before these were kept.
+        epoch: of the weights, from 0; None where it is not known.
+        averaged: whether the weights are the averaged ones of `train.ema_decay`.
     """
 
     path: Path
     config: Config
     model: DETR
     classes: Classes | None = None
+    epoch: int | None = None
+    averaged: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -66,6 +75,43 @@ class Run:
     def provenance(self) -> dict:
         """How the run was made: versions, device, seed, data, time, memory."""
         return RunFolder(self.path).read_provenance()
+
+    @property
+    def thresholds(self) -> dict:
+        """Which scores to take for detections: as kept with best.pt, or found by evaluating anew.
+
+        As from `thresholds.thresholds`.
+        """
+        kept = RunFolder(self.path).read_thresholds()
+        if kept and kept["epoch"] == self.epoch and not self.averaged:
+            return kept
+        evaluation = self.evaluate()
+        dataset = open_split(self.config.data, self.config.data.val_split)
+        return thresholds(dataset, evaluation.detections, self.epoch)
+
+    def predict(
+        self,
+        images: Sequence[Picture] | Picture,
+        threshold: float | Literal["best", "class"] = "best",
+    ) -> Predictions:
+        """What the model finds in any images.
+
+        Args:
+            images: paths, or pictures of PIL's or as (H, W, 3) uint8; or one of them.
+            threshold: the least score that counts: a number; `best`, of the best F1 on the
+                validation split; or `class`, each class's own.
+
+        Raises:
+            ValueError: a threshold that cannot be had.
+        """
+        one = isinstance(images, str | Path | Image.Image) or hasattr(images, "shape")
+        kept = self.thresholds if isinstance(threshold, str) else {}
+        limits = level(threshold, kept).of(self.class_names)
+        data = self.config.data
+        classes = self.classes or open_split(data, data.val_split).classes
+        return predict(
+            self.model, self.config, [images] if one else images, classes, self.class_names, limits
+        )
 
     def evaluate(self, split: str | None = None) -> Evaluation:
         """As `evaluate_split`; refuses a split of other categories than the run was trained on."""
@@ -101,10 +147,27 @@ def evaluate_split(
     return evaluate(model, criterion, loader, accelerator)
 
 
+def keep_test(run: Run) -> None:
+    """Evaluate a finished run on TEST_SPLIT, unless that was done, into its folder's test.json.
+
+    Processes of a run call it together.
+    """
+    folder = RunFolder(run.path)
+    if folder.test_path.exists():
+        return
+    begin = time.perf_counter()
+    metrics = run.evaluate(TEST_SPLIT).metrics
+    seconds = time.perf_counter() - begin
+    if processes().is_main_process:
+        last = len(run.log) - 1
+        folder.write_test(TEST_SPLIT, last, metrics.stats, metrics.per_class, seconds)
+
+
 def load_run(
     path: str | Path,
     checkpoint: Literal["last", "best"] = "last",
     *,
+    averaged: bool = False,
     variants: Iterable[type | str | Path] = (),
 ) -> Run:
     """Open a run folder; the model is rebuilt from its own config.json. Nothing is written.
@@ -114,6 +177,7 @@ def load_run(
     Args:
         path: from the current folder; where that has none, from the project's.
         checkpoint: weights of the last epoch, or of the epoch with the best validation AP.
+        averaged: take that checkpoint's averaged weights, which a run with `train.ema_decay` has.
         variants: a user's own that it was trained with: their classes, or files that register
             them. Where they are not as they were trained, that is said.
 
@@ -127,7 +191,9 @@ def load_run(
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     weights = folder.last if checkpoint == "last" else folder.best
     try:
-        changes = load_weights(model, weights.absolute()).changes
+        # Where it is missing, `load_weights` says so.
+        kept = read_checkpoint(weights, mmap=True) if weights.is_file() else None
+        changes = load_weights(model, weights.absolute(), kept).changes
     except ValueError as error:
         raise ValueError(f"{error}{_other(folder, checkpoint)}") from None
     if changes:
@@ -135,13 +201,17 @@ def load_run(
             f"{weights} does not hold the model of {folder.config_path} ({'; '.join(changes)}); it"
             f" is of another run{_other(folder, checkpoint)}"
         )
-    kept = read_checkpoint(weights, mmap=True)
+    if averaged:
+        if "ema" not in kept:
+            raise ValueError(f"{weights} has no averaged weights; train.ema_decay keeps some")
+        model.load_state_dict(kept["ema"])
     other = [other_code(folder.read_provenance(), code_of(config))]
     other += changed_sources(folder, config)
     if any(other) and processes().is_main_process:
         print(f"{folder.path.name}: {'; '.join(filter(None, other))}", flush=True)
     model = model.place(default_device()).eval()
-    return Run(folder.path, config, model, kept.get("classes"))
+    classes, epoch = kept.get("classes"), kept.get("epoch")
+    return Run(folder.path, config, model, classes, epoch, averaged)
 
 
 def read_settings(folder: RunFolder) -> dict:
@@ -170,7 +240,7 @@ def read_state_of(folder: RunFolder) -> dict:
         ValueError: it is damaged, or holds something else; says what can be done.
     """
     try:
-        state = read_checkpoint(folder.last)
+        state = read_checkpoint(folder.last, mmap=True)
         lacking = STATE - (state.keys() if isinstance(state, dict) else set())
         if lacking:
             raise ValueError(

@@ -27,7 +27,13 @@ COMPUTING = (
     "boxes.py",
     "loss/*.py",
     "model/*.py",
-    *(f"training/{name}.py" for name in ("global_batch", "loop", "metrics", "prepare")),
+    *(
+        f"training/{name}.py"
+        for name in (
+            *("average_precision", "averaging", "epochs", "global_batch", "loop", "metrics"),
+            "prepare",
+        )
+    ),
     # faults too: `find` there gives each box its image.
     *(
         f"datasets/{name}.py"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -114,6 +115,9 @@ def prepare(
             datasets = [_with_features(d, model, config.model, accelerator) for d in datasets]
     train_loader, val_loader = _loaders(config, accelerator, datasets)
     steps = len(train_loader) // train.accumulate
+    accelerator.ddp_handler = DistributedDataParallelKwargs(broadcast_buffers=_can_drift(model))
+    if train.compile:
+        model.compile()  # in place: names of its tensors stay as they are
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, train))
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -185,6 +189,15 @@ def _build(
     return model.place(accelerator.device)
 
 
+def _can_drift(model: DETR) -> bool:
+    """Whether training changes buffers, in each process by what it sees.
+
+    Norms of a backbone are frozen; what a checkpoint leaves out is constant.
+    """
+    buffers = {name for name, _ in model.named_buffers()} & model.state_dict().keys()
+    return any(not name.startswith("backbone.") for name in buffers)
+
+
 def _refill(model: DETR, weights: Mapping[str, Tensor]) -> None:
     """Put a checkpoint's weights into the model that they were written from."""
     ours = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -235,8 +248,8 @@ def _with_features(
     """The data set with what the frozen backbone makes of its images, once and for all."""
 
     @torch.no_grad()
-    def encode(images: Tensor, padding_mask: Tensor) -> Tensor:
-        images, padding_mask = images.to(accelerator.device), padding_mask.to(accelerator.device)
+    def encode(images: Tensor, padding_mask: Tensor | None) -> Tensor:
+        images, padding_mask = send_to_device((images, padding_mask), accelerator.device)
         with accelerator.autocast():
             return model.backbone[0](model.normalize(images, padding_mask))
 

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 
 from detrnb.datasets import Batch, CocoDataset, TrainTransform, resize_shape, resolved
-from detrnb.settings import Config, DataConfig
+from detrnb.settings import Config, DataConfig, cautions, describe
 from detrnb.training.device import device_name, make_accelerator, peak_memory_mb, processes
 from detrnb.training.loop import train_one_epoch
 from detrnb.training.prepare import Prepared, open_data, prepare
+from detrnb.training.progress import duration
+
+PROBED_STEPS, PROBED_SHARE = 5, 0.01  # before training: at most so many, and this share of all
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,17 @@ def probe(ready: Prepared, config: Config, steps: int) -> Probe:
     return Probe(step_s, peak_memory_mb(device), largest)
 
 
+def make_data(config: Config) -> None:
+    """Make what runs of a config's data share, and the first of them would: images, features.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    config = resolved(config, processes().num_processes)
+    accelerator = make_accelerator(config.train.precision)
+    prepare(config, accelerator, open_data(config, accelerator))
+
+
 def seconds_per_step(config: Config, steps: int = 20) -> float:
     """Median seconds of a training step of a config; no run is begun.
 
@@ -95,6 +109,27 @@ def seconds_per_step(config: Config, steps: int = 20) -> float:
     accelerator = make_accelerator(config.train.precision)
     ready = prepare(config, accelerator, open_data(config, accelerator))
     return probe(ready, config, steps).step_s
+
+
+def preview(ready: Prepared, config: Config, global_batch: int, epochs: int) -> None:
+    """Say what the epochs that are left will take, and what to beware of."""
+    tell, steps = ready.accelerator.print, epochs * ready.steps
+    size = len(ready.train_set), global_batch
+    tell(describe(config, *size))
+    for caution in cautions(config, *size):
+        tell(f"warning: {caution}")
+    if config.train.compile:
+        tell("train.compile: the first steps wait for torch's compiler, for minutes it may be")
+    timed = min(PROBED_STEPS, int(steps * PROBED_SHARE))
+    if timed:
+        found = probe(ready, config, timed)
+        largest = " x ".join(map(str, found.largest or ()))
+        tell(
+            f"{found.step_s:.2f} s a step, about {duration(steps * found.step_s)} of training,"
+            f" evaluation aside; memory peaks at {found.peak_memory_mb:,.0f} MB"
+            + (f" with the largest batch, {largest}" if largest else ""),
+            flush=True,
+        )
 
 
 @contextmanager

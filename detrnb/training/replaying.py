@@ -119,7 +119,7 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     moved = [
         {k: v.to(device) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets
     ]
-    return inputs.to(device), padding_mask.to(device), moved
+    return inputs.to(device), None if padding_mask is None else padding_mask.to(device), moved
 
 
 @dataclass

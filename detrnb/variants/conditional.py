@@ -12,10 +12,13 @@ the layer. Boxes are relative to the point: σ(offset + (s, 0, 0)). The point s 
 the query's learned position, unless the queries bring points (or boxes) themselves.
 The field's names: conditional spatial query, reference point, decoder embedding (c).
 
+Measured there, on COCO with a ResNet-50, with focal loss and 300 queries: 41.0 AP after 50 epochs,
+where DETR has 34.8, and 42.0 after 500.
+
 Bundled all the same: self-attention projects content and position each by themselves, the first
 layer adds projected positions to queries and keys as DETR does and has λ = 1, and the box head
 starts at 0. Left out: focal loss (the variant `focal` with its prior), 300 queries. Theirs is the
-join `conditional+focal` with `model.num_queries=300`, whose tensors have the authors' names.
+join `conditional+focal` with `model.num_queries=300`, into which their checkpoints load whole.
 
 Chosen here: the sine has the model's temperature and width, which are the authors' 10000 and 256 in
 the preset `coco`. s itself is added to the box head's offsets; theirs is the inverse sigmoid of
@@ -171,7 +174,11 @@ class ConditionalDecoder(nn.Module):
                 anchors = self.ref_point_head(at_least_float32(position))
         place, hidden = self.embed(anchors[..., :2].sigmoid()), []
         for i, layer in enumerate(self.layers):
-            sine = place if i == 0 else place * self.query_scale(x)
+            sine = self.scaled(place, x, i)
             x = layer(x, position, sine, queries.blocked, memory, pos, padding_mask)
             hidden.append(self.norm(x))
         return torch.stack(hidden), [anchors] * len(hidden)
+
+    def scaled(self, place: Tensor, content: Tensor, layer: int) -> Tensor:
+        """λ(content) ⊙ place (B, Q', D), where λ is 1 in the first layer."""
+        return place if layer == 0 else place * self.query_scale(content)

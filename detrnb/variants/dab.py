@@ -12,10 +12,13 @@ with c' the content that enters the layer. Then a ← a + box head(c), so that e
 relative to its own anchor. The field's names: anchor box, iterative box refinement, width- and
 height-modulated attention.
 
-Bundled all the same: what `conditional` bundles, and the box head at 0. Left out: focal loss and
-300 queries (as for `conditional`), PReLU (ReLU here), the encoder's own scale of positions, and
+Measured there, on COCO with a ResNet-50, with all that is left out here: 42.2 AP after 50 epochs.
+
+Bundled all the same: what `conditional` bundles, and the box head at 0. Left out: focal loss (of
+weight 1 there) and 300 queries, PReLU (ReLU here), the encoder's own scale of positions, and
 temperature 20 for positions (`model.position_temperature`, which queries' sines take too; theirs
-have 10000, a slip by their own word). Their options beyond `main.py`'s defaults: patterns, fixed
+have 10000, a slip by their own word). Without these their checkpoint means nothing here, and does
+not load; the rest computes the same. Their options beyond `main.py`'s defaults: patterns, fixed
 x and y, a box head for each layer.
 
 Kept as the authors have it: the anchor is cut off at 0.001 and 0.999 where something is added to
@@ -30,7 +33,7 @@ from torch import Tensor, nn
 
 from detrnb.loss import Layout, Targets, at_least_float32
 from detrnb.model import Queries
-from detrnb.variants.conditional import ConditionalDecoder, ConditionalLayer, TwoLayers
+from detrnb.variants.conditional import ConditionalDecoder, TwoLayers
 
 
 def inverse_sigmoid(shares: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -58,14 +61,8 @@ class AnchorQueries(nn.Module):
         return Queries(anchors.new_zeros(*anchors.shape[:2], self.d_model), anchors=anchors)
 
 
-class AnchorDecoder(nn.Module):
-    """Layers with conditional cross-attention around boxes that each of them refines.
-
-    Attributes:
-        idle: as `ConditionalDecoder.idle`.
-    """
-
-    idle = ConditionalDecoder.idle
+class AnchorDecoder(ConditionalDecoder):
+    """Layers with conditional cross-attention around boxes that each of them refines."""
 
     def __init__(
         self,
@@ -76,11 +73,7 @@ class AnchorDecoder(nn.Module):
         num_layers: int,
         embed: Callable[[Tensor], Tensor],
     ) -> None:
-        super().__init__()
-        sizes = (d_model, num_heads, dropout, dim_feedforward)
-        self.layers = nn.ModuleList(ConditionalLayer(*sizes, i) for i in range(num_layers))
-        self.norm, self.embed = nn.LayerNorm(d_model), embed
-        self.query_scale = TwoLayers(d_model, d_model, d_model) if num_layers > 1 else None
+        super().__init__(d_model, num_heads, dropout, dim_feedforward, num_layers, 4, embed)
         self.ref_point_head = TwoLayers(2 * d_model, d_model, d_model)
         self.ref_anchor_head = TwoLayers(d_model, d_model, 2)
 
@@ -102,7 +95,7 @@ class AnchorDecoder(nn.Module):
             # `embed` puts the second of two coordinates first.
             extent = self.embed(box[..., 2:].flip(-1))
             position = self.ref_point_head(torch.cat([place, extent], dim=-1))
-            sine = place if i == 0 else place * self.query_scale(x)
+            sine = self.scaled(place, x, i)
             wanted = at_least_float32(self.ref_anchor_head(x)).sigmoid()
             ratio = (wanted / box[..., 2:]).flip(-1)  # of height, then of width
             sine = (sine.unflatten(-1, (2, -1)) * ratio[..., None]).flatten(-2)

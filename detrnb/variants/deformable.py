@@ -16,11 +16,13 @@ an anchor that is a box, offsets are in halves of its sides, over P.
 Measured there, on COCO with a ResNet-50: on one scale 39.4 AP after 50 epochs (stride 16: 41.5, and
 DETR 36.2 with the same loss and queries); on four scales 44.5.
 
-Left out: several scales with their embedding and group norm, refined boxes, two stages, 300
-queries, the focal loss (`focal`), learned content of queries (DETR's starts at 0), and the box
-head's start at −2 for width and height. Bundled: encoder and decoder change together with what
-boxes are relative to; as there the box head starts at zero, so that centres start at the points,
-and offsets and points learn at a tenth of the rate; attention itself has no dropout.
+Left out: several scales with their embedding, the projection's group norm, positions counted from
+a cell's middle, refined boxes, two stages, 300 queries, the focal loss (`focal`), and learned
+content of queries (DETR's starts at 0). Bundled: encoder and decoder change together with what
+boxes are relative to; as there the box head starts at 0, so that centres start at the points, with
+−2 for width and height before the sigmoid, an eighth of the image's; offsets and points learn at a
+tenth of the rate; attention itself has no dropout. The field's names: reference point, sampling
+offset, sampling point.
 
 Choices. `torch.grid_sample` in place of their CUDA extension: the same function. Values of padded
 cells are zero, as is what lies outside the map, and offsets count cells, so that padding tells

@@ -10,6 +10,8 @@ the criterion in use, divided by their number. A group sees itself and the match
 see no group. Inference is DAB-DETR's. The field's names: denoising queries, denoising groups,
 label embedding, indicator.
 
+Measured there, on COCO with a ResNet-50 after 50 epochs: 44.4 AP, where DAB-DETR has 42.2.
+
 Bundled all the same: all of `dab`, and content that is learned: a label's embedding of D − 1
 numbers and an indicator, 1 where noised; matched queries share the embedding of no label, in
 evaluation too. Left out: what `dab` leaves out.

@@ -9,16 +9,17 @@ queries are decoded together with the same weights; every group is matched to al
 
     blocked[i, j] = (i // Q ≠ j // Q),    loss = 1/K Σ_k loss(group k)
 
-so that duplicates still compete within a group. Evaluation takes the first group: it is DETR.
+so that duplicates still compete within a group. Evaluation takes the first group: it is DETR. The
+field's names: group-wise one-to-many assignment, group queries. The code tells no number measured.
 
 Left out: what it was measured on (Conditional DETR with its focal loss and 300 queries; a join with
 `conditional` and `focal` has them). Bundled: more queries cost more, the decoder's step K times as
 much and the attention among queries, whose blocked part is computed, K² times; only training does.
 
-Choices. 11 groups, as there. The first group bears DETR's name and starts as DETR's queries do; the
-others stand beside it under a name of their own, where the authors keep one table of K·Q rows. The
-loss is divided by the boxes of the global batch, each counted once a group, where theirs averages
-over processes. detrex's version of this variant does not separate its groups; this one does.
+Choices. 11 groups, the number there. The first group bears DETR's name and starts as DETR's queries
+do; the others stand beside it under a name of their own, where the authors keep one table of K·Q
+rows. The loss is divided by the boxes of the global batch, each counted once a group, where theirs
+averages over processes. detrex's version does not separate its groups; this one does.
 """
 
 import torch

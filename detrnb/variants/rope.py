@@ -15,7 +15,9 @@ that across it. In RoPE-Axial ("axial") half of the pairs turns with x, half wit
 100^(−4t/d).
 
 Measured there, on ImageNet-1k with a ViT-B, whose own positions are learned and added: 83.4 % right
--> 83.8 mixed, 83.6 axial at the resolution of training; 82.8 -> 84.4, 83.9 at 384 pixels.
+-> 83.8 mixed, 83.6 axial at the resolution of training; 82.8 -> 84.4, 83.9 at 384 pixels. The
+default is mixed, the better there. The field's names: rotary position embedding (RoPE), mixed,
+axial.
 
 Left out: the decoder, whose cross-attention keeps DETR's added sines for both memory and queries.
 The paper changes a backbone that sees nothing else of position; a DETR's encoder without its sines

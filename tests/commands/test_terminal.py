@@ -73,7 +73,7 @@ def test_what_is_typed_wrongly_is_told_apart_from_what_goes_wrong(capsys):
 
 
 def test_debug_raises_what_is_otherwise_one_paragraph(monkeypatch, capsys):
-    monkeypatch.setattr("detrnb.study.run_study", lambda preset: {}[preset])
+    monkeypatch.setattr("detrnb.study.Study", lambda preset, **rest: {}[preset])
     assert main(["study", "--preset", "toy"]) == 1
     assert capsys.readouterr().err == "KeyError: 'toy' (--debug shows where)\n"
     with pytest.raises(KeyError):

@@ -1,5 +1,7 @@
 """`detrnb train`: settings as typed, what is wrong in one paragraph, where the run is."""
 
+import json
+
 import pytest
 
 from detrnb.commands import main
@@ -22,6 +24,10 @@ def test_trains_what_is_typed_and_says_where(tmp_path, monkeypatch, capsys):
     assert main(["train", *typed, "--resume", "never"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and "resume is 'never'" in errors[0]
+    test = tmp_path / "runs" / "typed" / "test.json"
+    assert not test.exists()
+    assert main(["train", *typed, "--test"]) == 0  # of the run that is there
+    assert json.loads(test.read_text())["split"] == "test2017"
 
 
 def test_values_become_what_the_setting_is(monkeypatch):

@@ -7,12 +7,13 @@ import pytest
 from detrnb.compare import Verdicts, decisions
 
 ROW = {
-    **{"seeds": 6, "difference": 0.0, "low": -0.004, "high": 0.004, "detectable": 0.005},
-    **{"verdict": "no difference seen", "conditions": "", "text": "as verdicts say it"},
+    **{"seeds": 6, "difference": 0.0, "within": True},
+    **{"verdict": "equivalent", "conditions": "", "text": "as verdicts say it"},
     **{"time": 1.0, "time_low": 0.99, "time_high": 1.01},
     **{"memory": 1.0, "memory_low": 1.0, "memory_high": 1.0},
 }
-WORSE = {"verdict": "worse", "low": -0.21, "high": -0.19}
+WORSE = {"verdict": "worse", "within": False}
+BETTER = {"verdict": "better", "within": False}
 
 
 def decided(control="none", seeds=6, entry=ROW):
@@ -28,17 +29,26 @@ def decided(control="none", seeds=6, entry=ROW):
 
 
 def test_better_is_applied_and_worse_is_not():
-    assert decided(entry={"verdict": "better"}) == ("applied", "as verdicts say it")
+    assert decided(entry=BETTER) == ("applied", "as verdicts say it")
     assert decided(entry=WORSE) == ("not applied", "as verdicts say it")
 
 
-def test_without_a_gain_seen_the_simpler_model_stays():
-    decision, reason = decided()
+@pytest.mark.parametrize("verdict", ["equivalent", "better"])
+def test_what_gains_less_than_matters_and_is_not_cheaper_is_not_applied(verdict):
+    decision, reason = decided(entry={"verdict": verdict})
     assert decision == "not applied"
-    assert reason == (
-        "as verdicts say it; the interval leaves -0.004 to +0.004 AP open, and without a gain that"
-        " shows the simpler model stays"
-    )
+    assert reason == "as verdicts say it: not cheaper, so the simpler model stays"
+
+
+@pytest.mark.parametrize("verdict", ["cannot tell", "unstable"])
+def test_what_cannot_be_told_or_diverges_is_not_decided_however_cheap(verdict):
+    entry = {"verdict": verdict, "time": 0.5, "time_low": 0.5, "time_high": 0.5}
+    assert decided(entry=entry) == ("not decided", "as verdicts say it")
+
+
+def test_worse_by_less_than_matters_is_not_applied_however_cheap():
+    entry = {"verdict": "worse", "time": 0.5, "time_low": 0.5, "time_high": 0.5}
+    assert decided(entry=entry) == ("not applied", "as verdicts say it")
 
 
 @pytest.mark.parametrize(
@@ -51,15 +61,17 @@ def test_without_a_gain_seen_the_simpler_model_stays():
         ({"time": np.nan, "time_low": np.nan, "time_high": np.nan}, "not applied"),
     ],
 )
-def test_what_is_cheaper_without_a_difference_is_optional(costs, decision):
-    found, reason = decided(entry=costs)
-    assert found == decision and "the interval leaves -0.004 to +0.004 AP open" in reason
-    assert ("cheaper" in reason) == (decision == "optional")
+def test_what_is_cheaper_and_equivalent_or_hardly_better_is_optional(costs, decision):
+    for verdict in ("equivalent", "better"):
+        found, reason = decided(entry=costs | {"verdict": verdict})
+        assert found == decision and reason.startswith("as verdicts say it: ")
+    # A gain that matters is applied whatever it costs.
+    assert decided(entry=costs | BETTER)[0] == "applied"
 
 
 @pytest.mark.parametrize(("seeds", "needed"), [(6, 6), (8, 8), (3, 5)])
 def test_nothing_is_decided_before_the_planned_seeds_are_there(seeds, needed):
-    early = {"seeds": needed - 1, "verdict": "better"}
+    early = BETTER | {"seeds": needed - 1}
     assert decided(seeds=seeds, entry=early) == ("not decided", f"{needed - 1} of {needed} seeds")
     assert decided(seeds=seeds, entry=early | {"seeds": needed})[0] == "applied"
 
@@ -70,7 +82,7 @@ def test_nothing_is_decided_between_runs_under_other_conditions():
 
 
 @pytest.mark.parametrize(
-    ("verdict", "why"), [("no difference seen", "these runs cannot tell"), ("described", "6 of 5")]
+    ("verdict", "why"), [("equivalent", "these runs cannot tell"), ("described", "6 of 5")]
 )
 def test_a_control_that_is_not_found_worse_leaves_all_undecided(verdict, why):
     table = pd.DataFrame([ROW | {"verdict": "better"}, ROW | {"verdict": verdict}])
@@ -96,4 +108,19 @@ def test_an_entry_or_control_that_is_not_judged_decides_nothing():
     assert tuple(found.loc["ours"]) == (
         "not decided",
         "the control none is not judged, as pairs differ in code",
+    )
+
+
+def test_a_studys_own_controls_speak_for_all():
+    table = pd.DataFrame([ROW | BETTER, ROW | BETTER | {"seeds": 4}], index=["ours", "few"])
+    empty = pd.DataFrame()
+    found = Verdicts("detr", "AP", empty, empty, table, {})
+    planned = {"ours": 6, "few": 6}
+    assert decisions(found, planned, doubt="").loc["ours"].tolist() == [
+        "applied",
+        "as verdicts say it",
+    ]
+    assert decisions(found, planned, doubt="").loc["few", "reason"] == "4 of 6 seeds"
+    assert (
+        decisions(found, planned, doubt="none failed")["decision"].tolist() == ["not decided"] * 2
     )

@@ -26,9 +26,9 @@ def write_study(folder, entries, seeds=6, **options):
 def test_verdicts_are_in_words_with_their_cost(tmp_path):
     paths = write_study(tmp_path, {"detr": 0.0})
     for entry, difference, seconds, queries in (
-        ("better", 0.02, 60.0, 17),
+        ("better", 0.025, 60.0, 17),
         ("same", 0.0, 78.0, 18),
-        ("worse", -0.02, 30.0, 19),
+        ("worse", -0.025, 30.0, 19),
     ):
         noise = np.random.default_rng(queries)
         for seed in range(6):
@@ -38,12 +38,12 @@ def test_verdicts_are_in_words_with_their_cost(tmp_path):
     found = verdicts(paths)
     assert (found.baseline, found.metric, found.left_out) == ("detr", "validation AP", {})
     assert found.values.shape == (6, 4) and found.seconds["same"].tolist() == [78.0] * 6
-    assert found.table["verdict"].tolist() == ["better", "no difference seen", "worse"]
+    assert found.table["verdict"].tolist() == ["better", "equivalent", "worse"]
     better, same, worse = found.table["text"]
-    assert better.startswith("AP better: +0.02") and better.endswith(", as fast; code unknown")
-    assert same.startswith("no AP difference seen (would have seen 0.00")
-    assert "), 1.3 times slower; " in same
-    assert worse.startswith("AP worse: -0.0") and ", 2 times faster; " in worse
+    assert better.startswith("better: +0.02") and better.endswith(", as fast; code unknown")
+    assert same.startswith("equivalent: ")
+    assert "6 pairs, within ±0.02, 1.3 times slower; " in same
+    assert worse.startswith("worse: -0.0") and ", 2 times faster; " in worse
 
 
 def test_the_test_split_counts_where_every_run_has_it(tmp_path):
@@ -61,7 +61,7 @@ def test_committed_runs_are_described():
     assert found.table.loc["encoder1", "difference"] == pytest.approx(-0.045114, abs=1e-6)
     assert found.table["parameters"].tolist() == [-594_816, -396_544]
     text = found.table.loc["encoder1", "text"]
-    assert text.startswith("described, not judged (3 of 5 seeds): AP -0.045")
+    assert text.startswith("described: -0.045 (")
     assert "0.73 to 3.4 times the time" in text  # one run waited for the machine
 
 
@@ -114,7 +114,7 @@ def test_command_line_judges_a_study(capsys, tmp_path):
         in printed
     )
     assert "Entries against detr, by validation AP of pairs of equal seed" in printed
-    assert "- other: AP better: +0.100" in printed
+    assert "- other: better: +0.100" in printed
     assert max(map(len, printed.splitlines())) <= 100
 
 
@@ -241,7 +241,10 @@ def test_runs_of_known_and_equal_code_need_no_word(tmp_path):
 
 
 def test_what_cannot_be_accepted_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot accept 'codes'; take of code, data, precision"):
+    with pytest.raises(
+        ValueError,
+        match="cannot accept 'codes'; take of code, .*, seed, learning rate",
+    ):
         verdicts(write_pairs(tmp_path, seeds=1), accept=["codes"])
 
 
@@ -269,3 +272,52 @@ def test_ends_of_unequal_length_are_a_condition(tmp_path):
     paths += write_study(tmp_path, {"short": 0.1}, epochs=1)
     row = verdicts(paths).table.loc["short"]
     assert row["conditions"] == "epochs" and "these differ too: epochs" in row["text"]
+
+
+def test_conditions_are_accepted_by_name_for_all_or_by_entry(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0, "other": 0.1})
+    paths += write_study(tmp_path, {"short": 0.1}, epochs=1)
+    for path in paths:
+        if path.name.startswith("other"):
+            log = path / "log.txt"
+            lines = [json.loads(line) for line in log.read_text().splitlines()]
+            text = "".join(json.dumps(x | {"train_lr": 2 * x["train_lr"]}) + "\n" for x in lines)
+            log.write_text(text)
+    found = verdicts(paths).table["conditions"]
+    assert found.to_dict() == {"other": "learning rate", "short": "epochs"}
+    for accept in ({"other": ["learning rate"], "short": "epochs"}, ["learning rate", "epochs"]):
+        table = verdicts(paths, accept=accept).table
+        assert (table["conditions"] == "").all()
+        assert table["accepted"].tolist() == ["learning rate", "epochs"]
+        assert "accepted that pairs differ in learning rate" in table.loc["other", "text"]
+
+
+def test_runs_of_a_plan_are_paired_by_replicate_under_the_plans_labels(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0, "other": 0.1}, seeds=5)
+    for path in paths:
+        run = RunFolder(path)
+        entry, seed = path.name.split("-s")
+        settings = run.read_config()
+        settings["train"]["seed"] += 1000 * (entry == "other")
+        settings["data"]["toy"]["seed"] = 200 + int(seed)
+        run.create(settings)
+        study = {"plan": "0", "entry": {"other": "twin"}.get(entry, entry)}
+        named = {"study": study | {"replicate": 200 + int(seed)}, "seed": settings["train"]["seed"]}
+        run.write_provenance(run.read_provenance() | named)
+    found = verdicts(paths, accept={"twin": "seed"})
+    assert found.values.index.tolist() == [200, 201, 202, 203, 204]
+    assert found.table.loc["twin", "verdict"] == "better"
+    assert found.table.loc["twin", "accepted"] == "seed"
+    assert verdicts(paths).table.loc["twin", "verdict"] == "not judged"
+
+
+def test_steps_timed_in_some_replicates_price_an_entry(tmp_path):
+    paths = write_study(tmp_path, {"detr": 0.0, "other": 0.1}, seeds=5)
+    for path in paths:
+        run = RunFolder(path)
+        run.write_provenance(run.read_provenance() | {"steps_per_epoch": 10})
+        if path.name.endswith(("-s0", "-s1")):
+            run.write_timing(0.3 if "other" in path.name else 0.2, 40)
+    found = verdicts(paths)
+    assert found.table.loc["other", "time"] == pytest.approx(1.5)
+    assert found.seconds["detr"].dropna().index.tolist() == [0, 1]

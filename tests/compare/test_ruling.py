@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from detrnb.compare.ruling import DELTA, pairs_needed, rule
+from detrnb.compare.ruling import DELTA, pairs_needed, rule, rule_family
+from detrnb.compare.statistics import holm
 
 SPREAD = np.array([-1.5, -0.5, 0.0, 0.5, 1.5, 0.0])  # mean 0
 
@@ -44,13 +45,44 @@ def test_few_pairs_are_described_and_none_refused():
         rule(np.array([]))
 
 
-def test_adjusted_p_and_a_second_look_decide():
+def test_a_second_look_decides():
     differences = 0.012 + 0.01 * SPREAD
-    own = rule(differences).p
-    assert 0.025 < own < 0.05
+    assert 0.025 < rule(differences).p < 0.05
     assert rule(differences).verdict == "better"
-    assert rule(differences, p=2 * own).verdict != "better"
     assert rule(differences, level=0.025).verdict != "better"
+
+
+def test_a_family_adjusts_for_what_it_judges_and_for_nothing_else():
+    close = 0.012 + 0.01 * SPREAD
+    family = {
+        "close": close,
+        "far": 0.05 + 0.01 * SPREAD,
+        "few": 0.05 + 0.01 * SPREAD[:4],
+        "other data": close,
+    }
+    found = rule_family(family, unjudged=["other data"])
+    expected = holm(np.array([rule(close).p, rule(family["far"]).p]))
+    assert [found[x].p_holm for x in ("close", "far")] == pytest.approx(list(expected))
+    assert {entry: x.verdict for entry, x in found.items()} == {
+        "close": "better",
+        "far": "better",
+        "few": "described",
+        "other data": "not judged",
+    }
+    third = rule_family(family)  # where it is judged, it is a third comparison
+    assert third["close"].verdict == "cannot tell" and third["close"].comparisons == 3
+    # So does the number of pairs that would tell, by the strictest comparison.
+    assert third["close"].needed == pairs_needed(third["close"].spread, DELTA, 3)
+    assert third["close"].needed > pairs_needed(third["close"].spread, DELTA)
+
+
+def test_an_entry_that_diverged_is_unstable_and_makes_others_no_easier():
+    close = 0.012 + 0.01 * SPREAD
+    found = rule_family({"close": close, "wild": 0.2 + 0.001 * SPREAD[:4]}, failed={"wild": 2})
+    assert found["wild"].words == "unstable (2 of 6)" and found["wild"].within is False
+    assert found["close"].comparisons == 2 and found["close"].p_holm == 2 * found["close"].p
+    lost = rule_family({"wild": np.array([])}, failed={"wild": 6})["wild"]
+    assert str(lost) == "unstable (6 of 6): no pairs; of the others"
 
 
 def test_differences_without_spread_are_certain():

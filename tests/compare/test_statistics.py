@@ -11,7 +11,6 @@ from detrnb.compare import statistics
 from detrnb.compare.statistics import (
     LEVEL,
     POWER,
-    against_baseline,
     detectable_difference,
     holm,
     paired_test,
@@ -94,50 +93,3 @@ def test_seeds_needed_reach_the_power_and_one_less_does_not():
 def test_seeds_needed_refuses_what_has_no_answer():
     with pytest.raises(ValueError, match="difference 0 and spread 0.1 must be above 0"):
         seeds_needed(0, 0.1)
-
-
-def test_verdicts_are_better_worse_or_no_difference_seen():
-    values = study(entries=("detr", "good", "same", "bad"), spread=0.003)
-    values["bad"] -= 0.03
-    table = against_baseline(values, "detr")
-    assert table["verdict"].to_dict() == {
-        "good": "better",
-        "same": "no difference seen",
-        "bad": "worse",
-    }
-    assert table.loc["bad", "high"] < 0 < table.loc["good", "low"]
-    assert (table["p_holm"] >= table["p"]).all() and (table["detectable"] > 0).all()
-
-
-def test_shared_noise_of_seeds_falls_out_of_pairs():
-    table = against_baseline(study(difference=0.03, spread=0.001), "detr")
-    assert table.loc["variant", "spread"] > 0.01 > 0.003 > table.loc["variant", "difference_spread"]
-
-
-def test_fewer_than_five_seeds_are_described_and_not_judged():
-    values = study(entries=("detr", "six", "four"))
-    values.loc[4:, "four"] = np.nan
-    table = against_baseline(values, "detr")
-    assert table["seeds"].tolist() == [6, 4]
-    four = table.loc["four"]
-    assert four["verdict"] == "described" and np.isnan(four["p_holm"])
-    assert np.isfinite(four["low"]) and np.isnan(four["detectable"])
-    assert table.loc["six", "p_holm"] == table.loc["six", "p"]  # corrected for what is judged
-
-
-def test_a_single_pair_has_a_difference_and_no_interval():
-    row = against_baseline(study(seeds=1), "detr").loc["variant"]
-    assert np.isfinite(row["difference"]) and np.isnan(row["low"]) and row["seeds"] == 1
-
-
-def test_unpaired_seeds_are_left_out_of_the_difference():
-    values = study(spread=0.0)
-    values.loc[0, "detr"] = np.nan
-    values.loc[0, "variant"] = 0.9
-    row = against_baseline(values, "detr").loc["variant"]
-    assert row["seeds"] == 5 and row["difference"] == pytest.approx(0.03)
-
-
-def test_unknown_baseline_names_the_nearest_entry():
-    with pytest.raises(ValueError, match="no entry 'dert'.*there are detr, variant.*'detr'"):
-        against_baseline(study(), "dert")

@@ -167,8 +167,15 @@ def test_the_fairest_time_that_all_runs_have_counts(tmp_path):
         RunFolder(path).write_timing(step_s, steps=40)
     # Of 375 steps an epoch, two epochs.
     assert training_seconds(summary(paths)).tolist() == pytest.approx([75.0, 150.0])
+    # Entries that share no seed whose step was timed are not comparable by it.
+    other = {"model.num_queries": 9}
+    paths += [write_run(tmp_path, "other", seed, 0.3, settings=other) for seed in (0, 1)]
     RunFolder(paths[0]).timing_path.unlink()
+    RunFolder(paths[2]).write_timing(0.1, steps=40)
     assert training_seconds(summary(paths)).name == "train_time_s"
+    RunFolder(paths[3]).write_timing(0.1, steps=40)
+    found = training_seconds(summary(paths))
+    assert found.name == "timed_s" and found.isna().tolist() == [True, False, False, False]
 
 
 def test_test_result_of_an_earlier_epoch_does_not_count(tmp_path):

@@ -415,7 +415,7 @@ def test_every_box_is_used_or_said_to_be_left_out(planted):
     assert "; 2 crowd annotations, left out of training" in report.contents["train2017"]
     dataset = CocoDataset(*coco_splits(root)["train2017"], EvalTransform(None))
     assert sum(len(dataset[i][1]["labels"]) for i in range(20)) == 21
-    assert len(dataset.ground_truth()["annotations"]) == 25 == 21 + 2 + 2
+    assert len(dataset.ground_truth.ids) == 25 == 21 + 2 + 2
 
 
 def test_unusable_files_do_not_hide_the_faults_of_others(planted):

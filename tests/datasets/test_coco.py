@@ -132,6 +132,7 @@ def test_collate_pads_bottom_right_and_masks_padding(root):
     assert not padding_mask[1, :, :32].any() and padding_mask[1, :, 32:].all()
     assert (images[0, :, 30:] == 0).all() and torch.equal(images[0, :, :30], dataset[1][0])
     assert [t["image_id"] for t in targets] == [4, 9]
+    assert collate([dataset[1], dataset[1]])[1] is None  # alike: nothing is padded
 
 
 @pytest.mark.parametrize("key", ["images", "categories", "annotations"])
@@ -295,14 +296,13 @@ def test_a_box_outside_an_image_without_a_size_on_record_is_an_error(root):
 def test_the_ground_truth_is_what_the_file_says_of_all_boxes(root):
     dataset = read(root)
     (root / "annotations" / "instances_train2017.json").unlink()  # it is read once
-    truth = dataset.ground_truth()
-    assert [
-        (r["image_id"], r["category_id"], r["bbox"], r["iscrowd"]) for r in truth["annotations"]
-    ] == BOXES
-    assert [r["area"] for r in truth["annotations"]] == [w * h for *_, (_, _, w, h), _ in BOXES]
-    assert [r["id"] for r in truth["annotations"]] == [1, 2, 3, 4, 5]  # 0 stands for unmatched
-    assert {r["id"]: (r["width"], r["height"]) for r in truth["images"]} == SIZES
-    assert [r["id"] for r in truth["categories"]] == [7, 2, 5]
+    truth = dataset.ground_truth
+    columns = (truth.of_image, truth.of_category, truth.boxes_xywh, truth.crowd)
+    assert [*zip(*(column.tolist() for column in columns), strict=True)] == BOXES
+    assert truth.object_areas.tolist() == [w * h for *_, (_, _, w, h), _ in BOXES]
+    sizes = map(tuple, truth.image_sizes.tolist())
+    assert dict(zip(truth.image_ids.tolist(), sizes, strict=True)) == SIZES
+    assert [i for i, _ in truth.categories] == [7, 2, 5]
 
 
 def test_data_paths_lists_what_is_there(root):

@@ -89,7 +89,8 @@ def test_a_loaders_batches_are_on_the_device_wanted(device):
     batches = list(loader)
     assert len(loader) == len(batches) == 3
     for images, padding_mask, targets in batches:
-        tensors = [images, padding_mask, *(t[k] for t in targets for k in ("boxes", "labels"))]
+        assert padding_mask is None or padding_mask.device.type == device
+        tensors = [images, *(t[k] for t in targets for k in ("boxes", "labels"))]
         assert {tensor.device.type for tensor in tensors} == {device}
         assert isinstance(targets, list)  # as training takes and keeps them
     if device == "cpu":

@@ -83,7 +83,7 @@ def test_toy_boxes_are_inside_apart_and_of_the_sizes_asked(tiny):
 def test_photograph_of_an_image_is_the_one_its_pixels_are_cut_from(tiny):
     digits = toy_drawing.read_digits(TINY["digits"])
     for number, split in enumerate(toy.SPLITS):
-        photographs = dict(toy_drawing.read_photographs(split))
+        photographs = dict(toy_drawing.read_photographs(toy_drawing.PHOTOGRAPHS[split]))
         told = toy.photographs_of(tiny / "annotations" / f"instances_{split}2017.json")
         for index, image_id in enumerate(told):
             random = np.random.RandomState([0, number, index])
@@ -120,6 +120,35 @@ def test_toy_splits_share_no_digit_and_no_photograph(tiny):
         assert not samples[i] & samples[j] and not photographs[i] & photographs[j]
     named = [name for names in toy_drawing.PHOTOGRAPHS.values() for name in names]
     assert len(set(named)) == len(named) and sum("motorcycle" in name for name in named) == 1
+
+
+def test_another_seed_deals_photographs_and_digits_anew_and_shares_none(tmp_path):
+    digits = toy_drawing.read_digits(TINY["digits"])
+    seen = set()
+    for seed in (1, 2, 200):
+        photographs, mixed = toy_drawing.deal(seed, digits)
+        assert [len(names) for names in photographs.values()] == [11, 3, 3]
+        assert set(sum(photographs.values(), ())) == set(sum(toy_drawing.PHOTOGRAPHS.values(), ()))
+        for (pixels, rows), (before, known) in zip(mixed, digits, strict=True):
+            assert sorted(rows) == sorted(known) and list(rows) != list(known)
+            place = list(known).index(rows[0])
+            assert np.array_equal(pixels[0], before[place])  # a sample keeps its row
+        seen.add((photographs["test"], tuple(mixed[0][1][:5])))
+    assert len(seen) == 3
+    again, first = toy_drawing.deal(0, digits)
+    assert again == toy_drawing.PHOTOGRAPHS and first is digits
+
+    made = make_toy(tmp_path / "toy", ToyConfig(**{**TINY, "num_images": (4, 3, 3)}, seed=2))
+    photographs, _ = toy_drawing.deal(2, digits)
+    assert photographs == toy_drawing.deal(2, digits)[0]
+    rows = []
+    for split in toy.SPLITS:
+        content = load(made, split)
+        named = {name.rpartition("/")[2] for name in photographs[split]}
+        assert {image["photograph"] for image in content["images"]} <= named
+        rows.append({a["mnist_row"] for a in content["annotations"]})
+        assert content["info"]["version"] == toy.VERSION
+    assert not (rows[0] & rows[1] or rows[0] & rows[2] or rows[1] & rows[2])
 
 
 def test_toy_boxes_end_where_the_drawn_pixels_do():
@@ -163,9 +192,9 @@ def test_toy_is_made_once_and_remade_when_settings_change(tmp_path, blank_digits
     assert (path / "toy.json").stat().st_mtime_ns == made_at
     make_toy(path, ToyConfig(num_images=(3, 1, 1)))
     assert len(list((path / "train2017").iterdir())) == 3
-    monkeypatch.setattr(toy, "VERSION", toy.VERSION + 1)
+    monkeypatch.setattr(toy, "FIRST_SEEDS_VERSION", 7)
     make_toy(path, ToyConfig(num_images=(3, 1, 1)))
-    assert json.loads((path / "toy.json").read_text())["version"] == toy.VERSION
+    assert json.loads((path / "toy.json").read_text())["version"] == 7
     for image in (path / "val2017").iterdir():
         image.unlink()
     (path / "val2017").rmdir()

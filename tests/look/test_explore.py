@@ -15,7 +15,7 @@ from detrnb import Config, build_detr
 from detrnb.look.explore import AttentionExplorer
 from detrnb.look.views import Subject
 from detrnb.runs.folder import RunFolder
-from detrnb.training.run import load_run
+from detrnb.training.run import Run, load_run
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,61 @@ def test_split_attention_is_shown_with_its_parts(explorer):
     np.testing.assert_allclose(drawn[1] + drawn[2], drawn[0], atol=1e-6)
     explorer.layer.value = 1  # dot-product attention, as in DETR
     assert titles(explorer)[1:] == parts[:1]
+
+
+@pytest.fixture(scope="module")
+def sampling(run):
+    """Looks into a model whose queries have points, around which it samples."""
+    config = Config.preset(
+        "smoke", variant="deformable", overrides={"data.toy.num_images": (4, 4, 4)}
+    )
+    torch.manual_seed(1)
+    model = build_detr(config.model).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(run.parents[1])
+        return Subject.from_run(Run(run.parent / "sampling", config, model))
+
+
+def test_what_is_sampled_is_shown_for_the_chosen_head_and_query_or_cell(sampling):
+    explorer = AttentionExplorer(sampling, 2)
+    view = explorer.view
+    explorer.query.value, explorer.layer.value, explorer.head.value = 7, 2, 3
+    (dots,) = explorer.figure.axes[1].collections
+    points, weights = view.samples("decoder.1.cross")
+    assert np.allclose(dots.get_offsets() + 0.5, points[2, 7], atol=1e-3)
+    sizes = dots.get_sizes()
+    assert np.allclose(sizes / sizes.sum(), weights[2, 7], atol=1e-5)
+    assert explorer.figure.get_suptitle().endswith(
+        "\ndots: what is sampled, by weight; white: the anchor"
+    )
+    anchor = explorer.figure.axes[1].lines[0].get_xydata()[0]
+    assert np.allclose(anchor, view.anchors[1, 7])
+    explorer.attention.value = "encoder self"
+    explorer.row.value, explorer.column.value = 2, 6
+    (dots,) = explorer.figure.axes[1].collections
+    assert np.allclose(dots.get_offsets() + 0.5, view.samples("encoder.1.self").points[2, 2, 6])
+    explorer.attention.value = "decoder self"
+    assert explorer.message.value == "" and not explorer.figure.axes[0].collections
+
+
+def test_anchors_are_offered_where_a_model_has_them(sampling, explorer):
+    assert "anchors" not in explorer.attention.options
+    explorer = AttentionExplorer(sampling, 2)
+    assert explorer.attention.options[-1] == "anchors"
+    explorer.threshold.value = 1.0  # none found: the chosen query alone
+    explorer.attention.value, explorer.query.value = "anchors", 7
+    assert titles(explorer) == ["every layer"]  # they stay where they are
+    ax = explorer.figure.axes[1]
+    assert np.allclose(ax.lines[0].get_xydata()[0], explorer.view.anchors[0, 7])
+    assert len(ax.lines) == 1 and len(ax.collections[0].get_offsets()) == 15
+    assert explorer.figure.axes[0].texts[0].get_text() == explorer.query.label
+    assert explorer.layer.disabled and explorer.head.disabled
+    explorer.threshold.value = 0.0
+    assert len(explorer.figure.axes[1].lines) == 16
+    explorer.attention.value = "decoder cross"
+    assert not explorer.layer.disabled and explorer.message.value == ""
 
 
 def test_controls_without_meaning_are_switched_off(explorer):

@@ -15,6 +15,7 @@ from detrnb.look.recording import (
     record_attention,
     unrecorded_names,
 )
+from detrnb.model import TransformerDecoder
 from detrnb.settings import combinations
 from detrnb.variants.svd_split import BAND
 
@@ -196,14 +197,20 @@ class Mix(torch.nn.Module):
 
 
 @pytest.fixture
-def foreign(monkeypatch):
-    """A model whose attentions are no `MultiheadAttention`."""
+def variants_as_before():
+    """What is registered inside is forgotten after."""
     before = dict(VARIANTS)
-    parts = {"encoder_attention": Mix, "decoder_cross_attention": Sampling}
-    register(Variant("foreign", parts))
-    yield model_of("foreign")
+    yield
     VARIANTS.clear()
     VARIANTS.update(before)
+
+
+@pytest.fixture
+def foreign(variants_as_before):
+    """A model whose attentions are no `MultiheadAttention`."""
+    parts = {"encoder_attention": Mix, "decoder_cross_attention": Sampling}
+    register(Variant("foreign", parts))
+    return model_of("foreign")
 
 
 @torch.no_grad()
@@ -215,6 +222,90 @@ def test_points_become_the_weights_of_the_cells_they_sample(foreign):
     assert cells.shape == (16, 6, 8)
     torch.testing.assert_close(cells[0, :2, :2], torch.tensor([[0.7, 0.1], [0.1, 0.1]]))
     torch.testing.assert_close(cells.sum((-2, -1)), torch.ones(16))
+
+
+@torch.no_grad()
+def test_samples_are_shares_of_an_images_map_without_padding(foreign):
+    features, mask = features_and_mask()
+    with record_attention(foreign, ["decoder.0.cross", "decoder.0.self"]) as recording:
+        foreign(None, mask, features=features)
+    for image, (H, W) in enumerate([(6, 8), (4, 6)]):
+        points, weights = recording.samples("decoder.0.cross", image)
+        expected = torch.tensor([[0.5 / W, 0.5 / H], [1 / W, 1 / H]])  # x, then y
+        torch.testing.assert_close(points, expected.expand(1, 16, 2, 2))
+        torch.testing.assert_close(weights, torch.tensor([0.6, 0.4]).expand(1, 16, 2))
+    assert recording.samples("decoder.0.self") is None
+    with pytest.raises(ValueError, match="image 2 of a batch of 2"):
+        recording.samples("decoder.0.cross", 2)
+    with pytest.raises(ValueError, match="'decoder.1.cross' is not recorded"):
+        recording.samples("decoder.1.cross")
+
+
+@torch.no_grad()
+def test_samples_and_anchors_are_what_one_image_alone_gives():
+    """Of cells in the encoder, of queries in the decoder; padding is taken off both."""
+    model = model_of("deformable")
+    for parameter in model.parameters():  # anchors and offsets of many sizes
+        parameter += 0.05 * torch.randn_like(parameter)
+    features, mask = features_and_mask()
+    names = ["encoder.1.self", "decoder.1.cross"]
+    with record_attention(model, names) as both:
+        model(None, mask, features=features)
+    with record_attention(model, names) as alone:
+        model(None, mask[1:, :64, :96], features=features[1:, :, :4, :6])
+    for name, rows in zip(names, [(4, 4, 6), (4, 16)], strict=True):
+        found, expected = both.samples(name, 1), alone.samples(name)
+        assert found.points.shape == (*rows, 4, 2) and found.weights.shape == (*rows, 4)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both.anchors(1), alone.anchors(), atol=1e-5, rtol=1e-4)
+
+
+class Moving(TransformerDecoder):
+    """Boxes are relative to something else in each layer and for each query."""
+
+    def forward(self, queries, *surroundings):
+        hidden, _ = super().forward(queries, *surroundings)
+        B, Q = hidden.shape[1:3]
+        anchors = [torch.arange(B * Q * 4.0).view(B, Q, 4) / 100 + i for i in range(len(hidden))]
+        return hidden, anchors
+
+
+@torch.no_grad()
+def test_anchors_are_those_that_the_decoder_gives_after_the_sigmoid(variants_as_before):
+    register(Variant("moving", {"decoder": Moving}))
+    model, (features, mask) = model_of("moving"), features_and_mask()
+    with record_attention(model, []) as recording:
+        with pytest.raises(ValueError, match="no forward pass has run"):
+            recording.anchors()
+        model(None, mask, features=features)
+    anchors = recording.anchors(1)
+    assert anchors.shape == (3, 16, 4)
+    expected = torch.tensor([4 * (16 + 7) + 1.0]) / 100 + 2  # image 1, layer 3, query 7, y
+    torch.testing.assert_close(anchors[2, 7, 1:2], expected.sigmoid())
+    with pytest.raises(ValueError, match="image 2 of a batch of 2"):
+        recording.anchors(2)
+
+
+@torch.no_grad()
+def test_a_model_without_anchors_has_none_and_a_models_boxes_are_pixels():
+    image = torch.zeros(3, 64, 96, dtype=torch.uint8)
+    for name, expected in (("detr", None), ("reference_points", 2), ("dab", 4)):
+        config, model = Config.preset("smoke", variant=name), model_of(name)
+        subject = Subject(name, model, config, ("a", "b", "c", "d"), None, EvalTransform(64, 96))
+        view = replace_stored(subject, image).look(0)
+        if expected is None:
+            assert view.anchors is None
+            continue
+        assert view.anchors.shape == (3, 16, expected)
+        where = next(p for n, p in model.query_embed.named_parameters() if p.shape[1] == expected)
+        x, y = (where[5, :2].sigmoid() * torch.tensor([96, 64])).tolist()
+        found = view.anchors[0, 5]
+        middle = found if expected == 2 else (found[:2] + found[2:]) / 2
+        assert middle.tolist() == pytest.approx([x, y], rel=1e-4)
+        if expected == 4:
+            size = where[5, 2:].sigmoid() * torch.tensor([96, 64])
+            torch.testing.assert_close(found[2:] - found[:2], size)
 
 
 @torch.no_grad()

@@ -1,10 +1,13 @@
 """Our attention is torch's own, with padding, recording and precision handled."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from detrnb.model.attention import MultiheadAttention
+from detrnb.model.attention import DotProductAttention, MultiheadAttention
 
 
 @pytest.fixture
@@ -60,3 +63,40 @@ def test_bf16_autocast_stays_near_float32(ours_and_torchs):
     with torch.autocast("cpu", torch.bfloat16):
         half = ours.look(x, x, x)
     torch.testing.assert_close(half.float(), ours.look(x, x, x), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_dropout_on_a_processor_is_torchs_own_to_the_bit(padded):
+    """What is kept for the backward pass is less: weights once, and a byte for each."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (5, 7, 7))
+    unseen = torch.zeros(2, 7, dtype=torch.bool)
+    unseen[1, 5:] = True
+    attention = DotProductAttention(24, 3, dropout=0.3).train()
+    keep = ~unseen[:, None, None, :] if padded else None
+    ways = (
+        lambda: attention.attend(q, k, v, unseen if padded else None),
+        lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=0.3),
+    )
+    found = []
+    for way in ways:
+        torch.manual_seed(1)
+        out, matrices = _with_what_is_kept(way)
+        found.append((matrices, out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    assert found[0][0] < found[1][0]
+    for ours, theirs in zip(found[0][1:], found[1][1:], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def _with_what_is_kept(way: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What it gives, and the bytes of matrices of weights that are kept for the backward pass."""
+    kept = {}
+
+    def keep(x: Tensor) -> Tensor:
+        if x.shape == (2, 3, 5, 7):
+            kept[x.data_ptr()] = x.nbytes
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        out = way()
+    return out, sum(kept.values())

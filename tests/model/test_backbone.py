@@ -1,5 +1,7 @@
 """Backbones: positions as the reference's, folding changes nothing, weights arrive."""
 
+import copy
+
 import numpy as np
 import pytest
 import reference
@@ -9,13 +11,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from detrnb.model.backbone import (
-    Backbone,
-    PositionEmbeddingSine,
-    _packaged_state,
-    embed_points,
-    load_backbone_weights,
-)
+from detrnb.model.backbone import Backbone, ResNetBody
+from detrnb.model.positions import PositionEmbeddingSine, embed_points
+from detrnb.model.pretrained import _packaged_state, load_backbone_weights
 
 
 def test_position_embedding_agrees_with_golden():
@@ -55,6 +53,63 @@ def test_folded_norms_give_torchvisions_features_and_gradients(name):
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3 * ours.abs().max().item())
     frozen = {n.split(".")[0] for n, p in backbone.body.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "layer1"}
+
+
+def _changed_in_place(body: ResNetBody) -> None:
+    body.layer2[0].conv1.weight.mul_(2)
+
+
+def _loaded(body: ResNetBody) -> None:
+    body.load_state_dict({name: 2 * tensor for name, tensor in body.state_dict().items()})
+
+
+def _replaced(body: ResNetBody) -> None:
+    body.layer2[0].conv1.weight = torch.nn.Parameter(2 * body.layer2[0].conv1.weight)
+
+
+def _stepped(body: ResNetBody) -> None:
+    """Torch does not count what fused optimizers change."""
+    with torch.enable_grad():
+        body(torch.ones(1, 3, 32, 32)).sum().backward()
+    weights = [p for p in body.parameters() if p.requires_grad]
+    torch.optim.AdamW(weights, lr=0.1, fused=True).step()
+
+
+def _unfrozen_norm(body: ResNetBody) -> None:
+    body.layer3[0].bn1.running_var.add_(1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(_changed_in_place, _loaded, _replaced, _stepped, _unfrozen_norm),
+        *(torch.nn.Module.double, lambda body: body.half().float()),
+    ],
+)
+@torch.no_grad()
+def test_folded_convolutions_are_kept_until_something_changes(change):
+    torch.manual_seed(0)
+    body = ResNetBody("resnet18", dilation=False)
+    images = torch.randn(1, 3, 32, 48)
+    before = body(images)
+    kept = {module: entry[2] for module, entry in body._folded._kept.items()}
+    body(images)
+    assert len(kept) == 40 and all(kept[m] is e[2] for m, e in body._folded._kept.items())
+    change(body)
+    images = images.to(body.conv1.weight.dtype)
+    fresh = copy.deepcopy(body)
+    assert not fresh._folded._kept
+    assert torch.equal(body(images), fresh(images))
+    assert not torch.equal(body(images).float(), before)
+
+
+def test_what_was_folded_in_inference_mode_is_not_trained_on():
+    body = ResNetBody("resnet18", dilation=False)
+    with torch.inference_mode():
+        body(torch.ones(1, 3, 32, 32))
+    body(torch.ones(1, 3, 32, 32)).sum().backward()
+    trained = {n for n, p in body.named_parameters() if p.grad is not None}
+    assert trained == {n for n, p in body.named_parameters() if p.requires_grad}
 
 
 def test_dilation_halves_the_stride_and_keeps_the_parameters():

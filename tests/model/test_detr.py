@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from detrnb.look import record_attention
 from detrnb.loss import postprocess
 from detrnb.model.detr import build_criterion, build_detr
 from detrnb.settings import BASELINE, combinations
@@ -28,6 +29,32 @@ def test_state_dict_has_the_references_names_and_shapes():
     ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert ours == reference.read("state_keys.json")
     assert len(ours) == 458
+
+
+@pytest.mark.parametrize("variant", [BASELINE, *combinations()])
+def test_batch_without_padding_needs_no_mask_and_gives_the_same_bits(variant):
+    config = Config.preset("smoke", variant=variant)
+    torch.manual_seed(0)
+    model = build_detr(config.model, train_backbone=False).eval()
+    features, none = torch.randn(2, 112, 6, 8), torch.zeros(2, 96, 128, dtype=torch.bool)
+    with torch.no_grad():
+        masked, plain = (model(None, mask, features=features) for mask in (none, None))
+    for name in ("pred_logits", "pred_boxes"):
+        assert torch.equal(plain[name], masked[name])
+    with torch.no_grad(), record_attention(model) as recording:
+        model(None, features=features)
+    assert recording.grid(1) == (6, 8)  # each image has its map
+
+
+def test_images_are_normalised_by_the_models_own_buffers_which_no_checkpoint_holds():
+    model = build_detr(Config.preset("coco").model)
+    images, mask = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.ones(1, 2, 2)
+    expected = (1 - torch.tensor(model.backbone[0].body.mean)) / torch.tensor(
+        model.backbone[0].body.std
+    )
+    assert torch.equal(model.normalize(images)[0, :, 0, 0], expected)
+    assert (model.normalize(images, mask.bool()) == 0).all()
+    assert not {"mean", "std"} & model.state_dict().keys()
 
 
 OUR_NAMES = {"enc_layers": "num_encoder_layers", "dec_layers": "num_decoder_layers"}
@@ -179,8 +206,9 @@ SINGLE = [name for name in combinations() if "+" not in name]
 OPTIONS_FOR_FAKE_TENSORS = {"svd_split": {"model.options.svd_split.solver": "svd"}}
 
 
-@pytest.mark.parametrize("variant", [BASELINE, *SINGLE])
-@pytest.mark.parametrize("preset", ["coco", "smoke"])
+@pytest.mark.parametrize(
+    ("preset", "variant"), [("smoke", BASELINE), *(("coco", name) for name in (BASELINE, *SINGLE))]
+)
 def test_forward_and_losses_stay_on_the_models_device(preset, variant):
     overrides = OPTIONS_FOR_FAKE_TENSORS.get(variant, {})
     config = Config.preset(preset, variant=variant, overrides=overrides).model

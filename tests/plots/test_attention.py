@@ -105,8 +105,80 @@ def test_cross_attention_has_map_and_box_in_one_colour_for_each_query():
 
 
 def test_cross_attention_needs_a_box_for_each_map():
-    with pytest.raises(ValueError, match="1 maps but 2 boxes; expected a box for each map"):
+    with pytest.raises(ValueError, match="1 maps but 2 boxes; expected one for each map"):
         plots.plot_cross_attention(IMAGE, {"query 4": EVEN}, [[0, 0, 1, 1]] * 2)
+
+
+def test_samples_are_dots_where_they_lie_as_large_as_their_weights():
+    maps = {"query 4": EVEN, "query 9": SHARP}
+    samples = {"query 9": ([[25, 5], [7, 15], [-3, 4]], torch.tensor([0.5, 0.125, 0.375]))}
+    figure = plots.plot_cross_attention(IMAGE, maps, [[2, 3, 12, 9]] * 2, samples=samples)
+    _, plain, sampled, _ = figure.axes
+    assert not plain.collections
+    (dots,) = sampled.collections
+    # Pixel 0 reaches from -0.5 to 0.5: the middle of the last of 3 columns, of the first of 2 rows.
+    assert dots.get_offsets().tolist() == [[24.5, 4.5], [6.5, 14.5], [-3.5, 3.5]]
+    sizes = dots.get_sizes()
+    assert sizes[0] / sizes[1] == 4 and sizes[2] / sizes[1] == 3
+    assert titles(figure)[1:3] == ["query 4", "query 9, 1 of 3 outside"]
+    assert sampled.get_xlim() == (-0.5, 29.5)  # the dot outside moves nothing
+    figure = plots.plot_attention_from_point(IMAGE, maps, (0, 0), samples=samples)
+    assert figure.axes[2].collections[0].get_offsets().tolist()[0] == [24.5, 4.5]
+    with pytest.raises(ValueError, match="samples of query 5; maps: query 4, query 9"):
+        plots.plot_cross_attention(
+            IMAGE, maps, [[2, 3, 12, 9]] * 2, samples={"query 5": samples["query 9"]}
+        )
+
+
+@pytest.mark.parametrize("anchors", [[[7, 6], [20, 4]], [[1, 2, 13, 10], [18, 2, 22, 6]]])
+def test_each_map_has_the_anchor_of_its_query(anchors):
+    boxes = [[2, 3, 12, 9], [20, 1, 29, 15]]
+    maps = {"query 4": EVEN, "query 9": SHARP}
+    figure = plots.plot_cross_attention(IMAGE, maps, boxes, anchors=anchors)
+    for ax, box, anchor in zip(figure.axes[1:3], boxes, anchors, strict=True):
+        if len(anchor) == 2:
+            assert corners(ax) == [box] and ax.lines[0].get_xydata().tolist() == [anchor]
+        else:
+            assert corners(ax) == [box, anchor] and not ax.lines
+            assert [patch.get_linestyle() == "-" for patch in ax.patches] == [True, False]
+    assert not figure.axes[0].lines and corners(figure.axes[0]) == boxes
+    with pytest.raises(ValueError, match="2 maps but 1 anchors; expected one for each map"):
+        plots.plot_cross_attention(IMAGE, maps, boxes, anchors=anchors[:1])
+
+
+def test_anchors_of_some_queries_stand_out_in_every_layer():
+    points = np.array([[[3, 4], [25, 7], [14, 9]], [[5, 4], [22, 7], [14, 12]]])  # layer, query
+    boxes = {2: [10, 5, 20, 15], 0: [0, 0, 8, 9]}
+    layers = {"layer 1": points[0], "layer 2": points[1]}
+    figure = plots.plot_anchors(IMAGE, layers, boxes, names={2: "2: a cat"}, title="image 7")
+    first, *axes = figure.axes
+    assert figure.get_suptitle() == "image 7" and titles(figure) == ["", "layer 1", "layer 2"]
+    assert corners(first) == list(boxes.values())
+    assert [text.get_text() for text in first.texts] == ["2: a cat"]
+    for ax, layer in zip(axes, points, strict=True):
+        assert corners(ax) == list(boxes.values())
+        assert [line.get_xydata()[0].tolist() for line in ax.lines] == layer[[2, 0]].tolist()
+        assert ax.collections[0].get_offsets().tolist() == layer[[1]].tolist()
+    colours = [
+        [to_hex(x) for x in (ax.patches[0].get_edgecolor(), ax.lines[0].get_color())] for ax in axes
+    ]
+    assert colours == [[OBJECT_COLOURS[0].lower()] * 2] * 2
+
+
+def test_anchors_that_are_boxes_are_dashed_and_others_have_a_dot_in_their_middle():
+    layer = torch.tensor([[1.0, 2, 13, 10], [18, 2, 22, 8]])
+    figure = plots.plot_anchors(IMAGE, {"every layer": layer}, {0: [2, 3, 12, 9]})
+    ax = figure.axes[1]
+    assert corners(ax) == [[2, 3, 12, 9], [1, 2, 13, 10]]
+    assert [patch.get_linestyle() == "-" for patch in ax.patches] == [True, False]
+    assert ax.collections[0].get_offsets().tolist() == [[20, 5]]
+
+
+def test_anchors_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="no anchors to plot"):
+        plots.plot_anchors(IMAGE, {}, {})
+    with pytest.raises(ValueError, match="no anchor of query 2; there are 2, from 0"):
+        plots.plot_anchors(IMAGE, {"": [[1, 2], [3, 4]]}, {2: [2, 3, 12, 9]})
 
 
 def test_query_attention_puts_what_was_found_first():

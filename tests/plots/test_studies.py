@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from detrnb import plots
-from detrnb.compare import against_baseline
+from detrnb.compare import against, table_of
 from detrnb.plots.style import VARIANT_COLOURS, colours_of_labels
 
 
@@ -78,29 +78,46 @@ def test_paired_curves_of_one_seed_and_of_unequal_length():
     assert [ax.get_visible() for ax in figure.axes] == [True] * 4 + [False] * 2
 
 
-def test_forest_shows_differences_intervals_and_what_could_be_seen():
-    table = against_baseline(values(), "detr")
-    figure = plots.plot_forest(table, "AP on test2017")
+def table_of_values():
+    return table_of(values(), against(values(), "detr"))
+
+
+def test_forest_shows_differences_intervals_and_what_is_too_small_to_matter():
+    table = table_of_values()
+    figure = plots.plot_forest(table, "AP on test2017", delta=0.01)
     ax = figure.axes[0]
     points = [line for line in ax.lines if line.get_marker() == "o"]
     assert [p.get_xdata()[0] for p in points] == pytest.approx(table["difference"].tolist())
     intervals = [line.get_xdata() for line in ax.lines if line.get_linewidth() == 2]
     assert np.array(intervals) == pytest.approx(table[["low", "high"]].to_numpy())
-    spans = [patch.get_width() / 2 for patch in ax.patches]
-    assert spans == pytest.approx(table["detectable"].dropna().tolist())
+    (band,) = ax.patches
+    assert (band.get_x(), band.get_width()) == pytest.approx((-0.01, 0.02))
     assert [label.get_text() for label in ax.get_yticklabels()] == table.index.tolist()
     assert [text.get_text() for text in ax.texts] == [
-        "no difference seen, seeds: 6",
+        "equivalent, seeds: 6",
         "worse, seeds: 6",
         "described, seeds: 3",
     ]
     assert points[2].get_markerfacecolor() == "white"
     assert points[0].get_markerfacecolor() == VARIANT_COLOURS["adaptive_res"]
+    assert len(figure.axes) == 1  # no price is known
 
 
-def test_forest_without_judged_entries_has_no_legend():
-    figure = plots.plot_forest(against_baseline(values()[:3], "detr"), "AP")
-    assert not figure.legends and not figure.axes[0].patches
+def test_ladder_sets_controls_apart_colours_parts_and_prices_entries():
+    table = table_of_values().assign(time=[1.2, 0.8, 1.0], time_low=0.7, time_high=1.3)
+    parts = {"adaptive_res": "encoder", "svd_split": "encoder attention", "encoder0": "control"}
+    figure = plots.plot_forest(table, "AP", controls=["adaptive_res"], parts=parts)
+    left, right = figure.axes
+    labels = [label.get_text() for label in left.get_yticklabels()]
+    assert labels == ["svd_split", "encoder0", "adaptive_res"]
+    places = left.get_yticks()
+    assert places[1] - places[0] == 1 < places[2] - places[1]
+    prices = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "D"]
+    assert prices == [0.8, 1.0, 1.2]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["too small to matter (±0.02)", "encoder attention", "control", "encoder"]
+    colours = [line.get_color() for line in left.lines if line.get_marker() == "o"]
+    assert len(set(colours)) == 3
 
 
 def test_cost_shows_runs_and_medians_in_minutes():
@@ -112,3 +129,36 @@ def test_cost_shows_runs_and_medians_in_minutes():
     assert median.get_xdata() == [2.0]
     assert median.get_ydata() == pytest.approx([values()["detr"].median()])
     assert ax.get_ylabel() == "AP on test2017" and len(ax.lines) == 8
+
+
+def test_rates_show_each_entry_beside_the_baseline():
+    curves = {
+        name: {f: pd.Series([0.1, ap * f], index=[1, 2]) for f in (1, 2)}
+        for name, ap in (("detr", 0.2), ("conditional", 0.3), ("rope", 0.1))
+    }
+    figure = plots.plot_rates(curves, "detr", "validation AP")
+    assert [ax.get_title("left") for ax in figure.axes] == ["conditional", "rope"]
+    for ax, top in zip(figure.axes, (0.3, 0.1), strict=True):
+        ends = [line.get_ydata()[-1] for line in ax.lines]
+        assert ends == pytest.approx([0.2, 0.4, top, 2 * top])
+        dashes = [line.get_linestyle() for line in ax.lines]
+        assert dashes == ["-", "--", "-", "--"]
+        assert ax.lines[0].get_color() == ax.lines[1].get_color() == VARIANT_COLOURS["detr"]
+        assert ax.lines[2].get_color() != VARIANT_COLOURS["detr"]
+        assert ax.get_ylim()[1] > 0.6  # all panels show the largest of all
+
+
+def test_budgets_set_entries_beside_what_the_baseline_gains_in_their_time():
+    curve = pd.DataFrame(
+        {"time": [0.5, 1.0, 2.0], "gain": [-0.1, 0.0, 0.1], "low": -0.2, "high": 0.2}
+    )
+    entries = pd.DataFrame(
+        {"time": [1.5, 9.0], "difference": [0.2, 0.3], "at_equal_time": [0.14, np.nan]},
+        index=["svd_split", "deformable"],
+    )
+    ax = plots.plot_budgets(curve, entries, "AP").axes[0]
+    baseline, inside, outside = ax.lines[:3]
+    assert baseline.get_ydata().tolist() == [-0.1, 0.0, 0.1]
+    assert (inside.get_xdata()[0], inside.get_ydata()[0]) == (1.5, 0.2)
+    assert inside.get_markerfacecolor() == VARIANT_COLOURS["svd_split"]
+    assert outside.get_markerfacecolor() == "white"

@@ -42,7 +42,8 @@ def test_settings_that_change_no_number_do_not_count():
 def test_every_other_setting_counts():
     """Whatever is added later counts too, unless it is named as one that does not."""
     settings = Config.preset("smoke").model_dump(mode="json")
-    apart = {"model": [], "data": ["num_workers"], "train": ["batch_size", "accumulate"]}
+    apart = {"model": [], "data": ["num_workers"]}
+    apart |= {"train": ["batch_size", "accumulate", "trackers"]}
     for section, names in apart.items():
         for key in settings[section].keys() - set(names):
             changed = {**settings, section: {**settings[section], key: "another"}}

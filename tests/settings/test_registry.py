@@ -1,5 +1,7 @@
 """Variants join by name, conflicts are refused, and a registered class reaches the model."""
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -133,3 +135,21 @@ def test_what_nothing_could_build_is_refused_when_it_is_registered(name, parts, 
     with pytest.raises(ValueError, match=message):
         registry.enter(Variant(name, parts))
     assert name not in registry.VARIANTS
+
+
+@pytest.mark.parametrize("heads", [{"box": (0.0, -2.0)}, {"class_bias": (0.0,) * 4}])
+def test_a_head_starts_at_a_number_and_the_box_at_four(heads):
+    with pytest.raises(ValueError, match=f"starts the {next(iter(heads))} of the heads at"):
+        registry.enter(Variant("mine", {"queries": "a:b"}, heads=heads))
+
+
+def test_the_source_of_an_entry_is_its_modules():
+    """Venue and year, which tables show, are those that the variant's docstring tells."""
+    for variant in registry.VARIANTS.values():
+        if variant is None or variant.is_own:
+            continue
+        modules = {made.split(":")[0] for made in variant.parts.values() if isinstance(made, str)}
+        docs = (importlib.import_module(module).__doc__ or "" for module in modules)
+        told = " ".join(" ".join(docs).split())
+        *_, venue = variant.source.split(", ")
+        assert venue in told, f"{variant.name}: {variant.source}"

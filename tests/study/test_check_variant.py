@@ -9,8 +9,8 @@ from detrnb import VARIANTS, check_variant, variant
 from detrnb.model import EncoderAttention, LearnedQueries
 from detrnb.settings import combinations, registry, resolve
 from detrnb.study.bench import Bench
-from detrnb.study.checking import Checked, outcome_of
-from detrnb.study.checks import CHECKS, Skipped
+from detrnb.study.checking import CHECKS, Checked, outcome_of
+from detrnb.study.checks import Skipped
 
 OWN = [name for name in combinations() if "+" not in name]
 JOINS = [name for name in combinations() if "+" in name]

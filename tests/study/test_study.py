@@ -1,160 +1,178 @@
-"""The study trains every entry under equal conditions, goes on where it stopped, keeps little."""
+"""The stages of the second study: what it keeps, what it says, what it refuses."""
 
-import os
-import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
-from shared_weights import shared_names
+from small_study import settled, small_plan, write_ended, write_plan
 
-import detrnb
-from detrnb import build_detr
 from detrnb.commands import main
-from detrnb.runs.folder import RunFolder
-from detrnb.settings.registry import BASELINE
-from detrnb.study import Entry, plan, run_study, study_entries
+from detrnb.compare import Trials
+from detrnb.compare.records import read_record
+from detrnb.study import Study, engine, state_of, status
 from detrnb.training import code_of
 
 
-class InThisProcess(ThreadPoolExecutor):
-    def __init__(self, workers: int, **of_processes: object) -> None:
-        super().__init__(workers)
-
-
-def test_the_journals_ideas_and_the_control_have_enough_seeds_to_be_judged():
-    seeds = {entry.label: entry.seeds for entry in study_entries()}
-    ideas = ("adaptive_res", "efficient_attention", "svd_split")
-    assert seeds.pop("efficient_attention_position") == 3
-    assert {label for label, count in seeds.items() if count == 6} == {
-        BASELINE,
-        "no_encoder",
-        *ideas,
+def test_study_tries_rates_settles_a_plan_and_trains_what_it_says(quick, capsys):
+    trained, reach = quick
+    reach |= {
+        f"adaptive_res-x{x}-e1-s{s}": 0.3 + y
+        for s in (100, 101)
+        for x, y in (("1", 0.0), ("2", 0.1), ("4", 0.2), ("8", 0.1))
     }
-    assert {label for label in seeds if "+" in label} == {
-        "adaptive_res+efficient_attention",
-        "adaptive_res+svd_split",
-    }
-
-
-def test_entries_of_a_seed_differ_in_the_model_only_and_share_their_initial_weights():
-    first = [(entry, config) for entry, config in plan("smoke") if config.train.seed == 0]
-    baseline = first[0][1]
-    torch.manual_seed(baseline.train.seed)
-    weights = build_detr(baseline.model).state_dict()
-    assert len(first) == len(study_entries())
-    for entry, config in first:
-        assert (config.data, config.train) == (baseline.data, baseline.train)
-        torch.manual_seed(config.train.seed)
-        state = build_detr(config.model).state_dict()
-        for name in shared_names(weights, state, entry.variant):
-            assert torch.equal(state[name], weights[name]), (entry.label, name)
-
-
-def test_study_goes_on_where_it_stopped_and_keeps_what_a_verdict_needs(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    # None: planned when the run began, and still that run's afterwards.
-    small = {"data.toy.num_images": (8, 4, 4), "train.epochs": 1, "train.warmup": None}
-    entries = [Entry(name, name, 1, small) for name in ("detr", "adaptive_res")]
-    monkeypatch.setattr("detrnb.study.entries.study_entries", lambda: entries[:1])
-    monkeypatch.setattr("detrnb.study.engine.TIMED_STEPS", 2)
+    reach["detr-x2-e1-s101"] = None  # diverges: counts as 0, so its mean is low
+    reach["detr-x2-e1-s100"] = 0.5
+    reach |= {f"detr-x1-e1-s{s}": 0.35 for s in (100, 101)}
     assert main(["study", "--preset", "smoke"]) == 0
-    monkeypatch.setattr("detrnb.study.entries.study_entries", lambda: entries)
-    capsys.readouterr()
-    # Processes were tried once; each takes seconds to start.
-    monkeypatch.setattr("detrnb.study.engine.ProcessPoolExecutor", InThisProcess)
-    folder = run_study("smoke")
-    told = [
-        line for line in capsys.readouterr().out.splitlines() if "seed" in line or "are" in line
+    assert [name for name in trained if name.startswith("detr")] == [
+        f"detr-x{x}-e1-s{s}" for s in (100, 101) for x in ("0.5", "1", "2")
     ]
-    assert [re.sub(r"\d\.\d{3} s", "T s", line) for line in told] == [
-        "1 of 2 runs are there",
-        "adaptive_res, seed 0: 1 of 1",
-        # Beside each other, though the first was timed before.
-        "detr, seed 0: T s a step",
-        "adaptive_res, seed 0: T s a step",
-    ]
-    assert RunFolder(folder / "detr-s0").read_timing().keys() == {"step_s", "steps"}
-    assert sorted(path.name for path in folder.iterdir()) == ["adaptive_res-s0", "detr-s0"]
-    kept = {path.name for path in (folder / "adaptive_res-s0").iterdir()}
-    assert kept - {"test.json", "timing.json"} == {
-        "config.json",
-        "log.txt",
-        "provenance.json",
-        "history.npz",
+    assert {name for name in trained if "x4" in name or "x8" in name} == {
+        f"adaptive_res-x{x}-e1-s{s}" for s in (100, 101) for x in (4, 8)
     }
-    test = RunFolder(folder / "detr-s0").read_test()
-    assert test["split"] == "test2017" and test["epoch"] == 0
-    settings = RunFolder(folder / "detr-s0").read_config()
-    del settings["train"]["clip_max_norm"]  # as if a later version had added it
-    RunFolder(folder / "detr-s0").create(settings)
-    run_study("smoke")
-    assert capsys.readouterr().out == "2 of 2 runs are there\n"
+    assert trained.index("adaptive_res-x2-e1-s100") < trained.index("detr-x1-e1-s101")
+    told = capsys.readouterr().out
+    assert "adaptive_res: settled; rates tried, times the preset's: 0.5, 1, 2, 4, 8" in told
+    assert "0.35" not in told  # trials' AP are shown nowhere
+
+    assert main(["study", "--preset", "smoke", "--plan"]) == 0
+    study = Study("smoke")
+    plan = study.plan
+    assert plan.hash in capsys.readouterr().out and study.is_settled
+    assert (plan.entry("adaptive_res").rate, plan.entry("detr").rate) == (4.0, 1.0)
+    assert plan.entry("adaptive_res").tried == (0.5, 1.0, 2.0, 4.0, 8.0)
+    assert plan.code.items() >= code_of(plan.config("adaptive_res", 200)).items()
+    assert not (Path("runs/second-smoke/100") / "data").exists()
+    assert main(["study", "--preset", "smoke", "--plan"]) == 1
+    assert "nothing in it changes" in capsys.readouterr().err
+
+    trained.clear()
+    assert main(["study", "--preset", "smoke"]) == 0
+    order = [f"{e}-s{r}" for r in (200, 201) for e in ("detr", "adaptive_res", "twin")]
+    assert trained == order
+    told = capsys.readouterr().out
+    assert "6 of 6 runs are kept, 0 of them diverged; 0 begun" in told
+    assert "6 of them of the plan's code" in told
+    kept = study.folder / "judged" / "twin-s201"
+    assert read_record(kept).study == {"plan": plan.hash, "entry": "twin", "replicate": 201}
+    assert {path.name for path in kept.iterdir() if path.is_file()} == {
+        *("config.json", "log.txt", "provenance.json", "test.json"),
+    }
+    main(["study", "--preset", "smoke"])
+    assert trained == order  # nothing twice
 
 
-def test_kept_run_of_another_config_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    _, config = next(plan("smoke"))
-    settings = config.model_dump(mode="json")
-    settings["train"]["lr"] = 1.0
-    folder = RunFolder(tmp_path / "data" / "study" / "smoke" / "detr-s0")
-    folder.create(settings)
-    folder.write_test("test2017", 0, [0.0] * 12, {}, 1.0)
+def test_what_half_length_trials_lose_is_said(quick, monkeypatch, capsys):
+    _, reach = quick
+
+    def draft(preset, half=False):
+        return small_plan().model_copy(update={"trials": Trials(epochs=1 if half else None)})
+
+    monkeypatch.setattr(engine, "second_study", draft)
+    reach |= {f"detr-x1-e1-s{s}": 0.4 for s in (100, 101)}
+    reach |= {f"detr-x1-s{s}": 0.45 for s in (100, 101)}
+    reach |= {f"detr-x2-s{s}": 0.456 for s in (100, 101)}
+    for half in ([], ["--half"]):
+        assert main(["study", "--preset", "smoke", "--only", "detr", *half]) == 0
+    told = capsys.readouterr().out
+    assert "detr: half-length trials choose 1; lost by it at full length: 0.006 AP" in told
+
+
+def test_images_and_features_go_when_a_replicates_runs_are_all_kept(quick):
+    study = write_plan()
+    first, *others = list(study.judged_jobs.values())
+    write_ended(first, 0.3)
+    study.collect()
+    assert (first.home / "data").exists() and first.is_kept
+    for job in others[:2]:
+        write_ended(job, 0.3)
+    study.collect()
+    assert not (first.home / "data").exists() and not (first.home / "runs/features").exists()
+    assert not first.run.path.exists() and first.is_kept
+
+
+def test_a_judged_run_that_diverges_is_kept_as_such_and_not_tried_again(quick):
+    trained, reach = quick
+    study = write_plan()
+    reach["adaptive_res-s201"] = None
+    study.run()
+    failed = study.judged("adaptive_res", 201)
+    assert failed.has_failed and failed.run.path.exists() and len(trained) == 6
+    assert "adaptive_res: 2 of 2, 1 diverged; 1:00 each" in state_of(study)
+    assert Study("smoke").left() == []
+
+
+def test_status_says_what_is_missing_begun_and_how_long(quick):
+    study = write_plan()
+    done, begun, *_ = list(study.judged_jobs.values())
+    write_ended(done, 0.3)
+    write_ended(begun, 0.3)
+    begun.run.test_path.unlink()
+    study.collect()
+    told = state_of(study)
+    assert "1 of 6 runs are kept, 0 of them diverged; 1 begun" in told
+    assert "detr: 1 of 2; 1:00 each; missing: 201" in told
+    assert "adaptive_res-s200: 4 of 4 epochs, in" in told
+    assert "about 5:00 left" in told
+
+
+@pytest.mark.parametrize(
+    "provenance, why",
+    [
+        ({"started": "2019-01-01T00:00:00+00:00"}, "before the plan"),
+        ({"code": {"model/detr.py": "another"}}, "other code than the plan's \\(model/detr.py"),
+        ({"code": None}, "code that is not known"),
+    ],
+)
+def test_runs_of_another_code_or_before_the_plan_are_refused(quick, provenance, why):
+    study = write_plan()
+    job = study.judged("detr", 200)
+    write_ended(job, 0.3, **provenance)
+    with pytest.raises(ValueError, match=f"{why}.*delete it, and it is trained anew"):
+        study.collect()
+
+
+def test_code_that_is_not_the_plans_trains_nothing(quick, capsys):
+    trained, _ = quick
+    study = write_plan()
+    code = study.plan.code | {"model/detr.py": "another"}
+    settled(small_plan(), code=code).write(study.plan_path)
     assert main(["study", "--preset", "smoke"]) == 1
-    assert "detr-s0 is of another config (train.lr differ)" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="delete the folder"):
-        run_study("smoke")
+    assert "model/detr.py differ; train from a clone" in capsys.readouterr().err
+    assert not trained
 
 
-def test_study_says_of_which_code_its_runs_are_and_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    planned = list(plan("smoke"))[:3]
-    monkeypatch.setattr("detrnb.study.engine.plan", lambda preset: planned)
-    monkeypatch.setattr("detrnb.study.engine._time", lambda runs: None)
-    for number, (entry, config) in enumerate(planned):
-        folder = RunFolder(tmp_path / "data" / "study" / "smoke" / f"{entry.label}-s0")
-        settings = config.model_dump(mode="json")
-        settings["data"]["num_workers"] = 3  # changes no number
-        folder.create(settings)
-        folder.write_test("test2017", 0, [0.0] * 12, {}, 1.0)
-        code = code_of(config) | ({"model/detr.py": "another"} if number == 1 else {})
-        folder.write_provenance({"precision": "bf16"} if number == 2 else {"code": code})
-    run_study("smoke")
-    assert capsys.readouterr().out.splitlines() == [
-        "3 of 3 runs are there",
-        "1 of them: trained by other code than there is now: model/detr.py (precision unknown)",
-        "1 of them: trained by code that is not known, since 0.1 kept no hash of it"
-        " (precision bf16)",
-    ]
+def test_kept_run_of_another_config_is_refused(quick):
+    study = write_plan()
+    job = study.judged("detr", 200)
+    write_ended(job, 0.3)
+    study.collect()
+    settings = job.kept.read_config()
+    settings["train"]["lr"] = 1.0
+    job.kept.create(settings)
+    with pytest.raises(ValueError, match="of another config .train.lr differ.*delete the folder"):
+        Study("smoke").left()
 
 
-def test_study_that_is_ended_ends_the_run_it_trains(tmp_path):
-    """By SIGKILL, so that it can do nothing about it itself."""
-    program = """
-import time
-from detrnb.study.engine import _process
-def sleep():
-    print("begun", flush=True)
-    time.sleep(600)
-if __name__ == "__main__":
-    with _process() as process:
-        process.submit(sleep).result()
-"""
-    (tmp_path / "ended.py").write_text(program)
-    study = subprocess.Popen(
-        [sys.executable, "ended.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(detrnb.__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert study.stdout.readline() == "begun\n"
-    study.kill()
-    assert study.stdout.read() == ""  # ends when the child does, which holds the other side
-    study.wait()
-    study.stdout.close()
+def test_unknown_entries_are_refused(quick):
+    with pytest.raises(ValueError, match="no entry dert; there are detr, adaptive_res, twin"):
+        Study("smoke", only=["dert"])
+
+
+def test_simulation_is_of_the_plan_before_and_after_it_is_settled(quick, monkeypatch, capsys):
+    real = status.simulated
+    monkeypatch.setattr(status, "simulated", lambda plan, spread: real(plan, spread, studies=2))
+    asked = ["study", "--preset", "smoke", "--simulate", "--spread", "0.02"]
+    assert main(asked) == 0
+    before = capsys.readouterr().out
+    assert "pairs spreading by 0.02" in before and "ideas  0.00" in before
+    plan = small_plan()
+    more = [e.model_copy(update={"replicates": 10}) for e in plan.entries if e.label == "detr"]
+    plan = plan.model_copy(update={"entries": (*more, *plan.entries[1:])})
+    monkeypatch.setattr(engine, "second_study", lambda preset, half=False: plan)
+    study = write_plan()
+    for replicate in range(200, 210):
+        write_ended(study.judged("detr", replicate), 0.3 + 0.01 * (replicate % 3))
+    study.collect()
+    assert main(asked) == 0
+    assert "detr against itself, its 10 runs split at random" in capsys.readouterr().out
+    assert main(["study", "--simulate"]) == 2

@@ -1,14 +1,12 @@
 """COCO metrics and kinds of errors."""
 
-import contextlib
-import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from by_pycocotools import by_pycocotools
 
 from detrnb.datasets import CocoDataset, EvalTransform
 from detrnb.runs.log import COCO_METRICS
@@ -59,8 +57,8 @@ def detections_like(ground_truth, random, image_ids):
     """Shifted copies of the ground truth, some of another class, and noise."""
     detections = {}
     for image_id in image_ids:
-        true = [a["bbox"] for a in ground_truth.imgToAnns[image_id]]
-        xywh = np.array(true + [[5, 5, 30, 30], [50, 60, 70, 80]], dtype=np.float64)
+        true = ground_truth.boxes_xywh[ground_truth.of_image == image_id]
+        xywh = np.concatenate([true, [[5, 5, 30, 30], [50, 60, 70, 80]]])
         xywh = np.repeat(xywh, 2, axis=0) + random.uniform(-8, 8, (2 * len(xywh), 4))
         detections[image_id] = {
             "scores": random.uniform(size=len(xywh)),
@@ -73,12 +71,12 @@ def detections_like(ground_truth, random, image_ids):
 def perfect(ground_truth):
     """The ground truth, crowds aside, as detections."""
     found = {}
-    for image_id in ground_truth.imgs:
-        true = [a for a in ground_truth.imgToAnns[image_id] if not a["iscrowd"]]
-        xywh = np.array([a["bbox"] for a in true]).reshape(-1, 4)
+    for image_id in ground_truth.image_ids.tolist():
+        true = (ground_truth.of_image == image_id) & ~ground_truth.crowd
+        xywh = ground_truth.boxes_xywh[true]
         found[image_id] = {
-            "scores": np.ones(len(true)),
-            "category_ids": np.array([a["category_id"] for a in true], dtype=np.int64),
+            "scores": np.ones(len(xywh)),
+            "category_ids": ground_truth.of_category[true],
             "boxes": np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
         }
     return found
@@ -87,30 +85,10 @@ def perfect(ground_truth):
 def test_metrics_equal_pycocotools_fed_by_hand(annotations):
     ground_truth = load_ground_truth(annotations)
     detections = detections_like(ground_truth, np.random.RandomState(0), [2, 9, 3, 4, 5, 12, 7])
-    results = [
-        {
-            "image_id": image_id,
-            "category_id": int(found["category_ids"][i]),
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "score": float(found["scores"][i]),
-        }
-        for image_id, found in detections.items()
-        for i, (x0, y0, x1, y1) in enumerate(found["boxes"].tolist())
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        by_hand = COCO(str(annotations))
-        evaluation = COCOeval(by_hand, by_hand.loadRes(results), "bbox")
-        evaluation.params.imgIds = list(detections)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
     metrics = evaluate_coco(ground_truth, detections)
-    assert metrics.stats == evaluation.stats.tolist()
+    assert metrics == by_pycocotools(annotations, detections)
     assert 0 < metrics.stats[0] < 1 and len(metrics.stats) == len(COCO_METRICS)
-    precision = evaluation.eval["precision"]
-    for k, name in enumerate(("cat", "dog")):
-        assert metrics.per_class[name] == pytest.approx(precision[:, :, k, 0, 2].mean())
-        assert metrics.per_class_50[name] == pytest.approx(precision[0, :, k, 0, 2].mean())
+    assert [*metrics.per_class] == ["cat", "dog", "bird"]
     assert metrics.per_class["bird"] == metrics.per_class_50["bird"] == -1
     assert np.mean([metrics.per_class[n] for n in ("cat", "dog")]) == pytest.approx(
         metrics.stats[0]
@@ -133,16 +111,10 @@ def test_ground_truth_of_a_data_set_is_that_of_its_file(annotations, tmp_path):
     ]
     annotations.write_text(json.dumps(content))
     dataset = CocoDataset(tmp_path, annotations, EvalTransform(None))
-    with contextlib.redirect_stdout(io.StringIO()):
-        by_hand = COCO(str(annotations))
-    detections = detections_like(by_hand, np.random.RandomState(3), range(1, 13))
-    expected = evaluate_coco(by_hand, detections)
+    detections = detections_like(dataset.ground_truth, np.random.RandomState(3), range(1, 13))
+    expected = by_pycocotools(annotations, detections)
     annotations.write_text("{")  # what was read is evaluated
-    ground_truth = load_ground_truth(dataset)
-    assert evaluate_coco(ground_truth, detections) == expected
-    for image_id, records in by_hand.imgToAnns.items():
-        ours = [{k: r[k] for k in records[0]} for r in ground_truth.imgToAnns[image_id]]
-        assert ours == records
+    assert evaluate_coco(load_ground_truth(dataset), detections) == expected
 
 
 def test_what_training_accepts_is_evaluated_alike(annotations):
@@ -210,20 +182,41 @@ def test_size_without_ground_truth_is_minus_one(annotations):
 
 def test_only_images_named_are_evaluated(annotations):
     ground_truth = load_ground_truth(annotations)
-    named = [i for i in ground_truth.imgs if ground_truth.imgToAnns[i]][:2]
+    named = np.unique(ground_truth.of_image)[:2].tolist()
     some = {i: d for i, d in perfect(ground_truth).items() if i in named}
     assert evaluate_coco(ground_truth, some).stats[0] == pytest.approx(1)
     with pytest.raises(ValueError, match=r"unknown image ids \[99\]"):
         evaluate_coco(ground_truth, {99: some[named[0]]})
 
 
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        ({"scores": [0.5, np.nan]}, "image 1 are not finite"),
+        ({"boxes": [[0, 0, 9, 9], [0, 0, np.inf, 9]]}, "image 1 are not finite"),
+        ({"scores": [0.5]}, "image 1 have .*'scores': 1.* expected as many of each"),
+    ],
+)
+def test_detections_that_make_no_sense_are_refused(annotations, broken, message):
+    sound = {"scores": [0.5, 0.4], "category_ids": [3, 3], "boxes": [[0, 0, 9, 9]] * 2}
+    ground_truth = load_ground_truth(annotations)
+    for measure in (evaluate_coco, error_kinds):
+        measure(ground_truth, {1: sound})
+        with pytest.raises(ValueError, match=message):
+            measure(ground_truth, {1: sound | broken})
+
+
 def test_evaluation_prints_nothing_and_takes_tensors(annotations, capsys):
     ground_truth = load_ground_truth(annotations)
     arrays = detections_like(ground_truth, np.random.RandomState(1), range(1, 13))
+    before = {i: {k: v.copy() for k, v in d.items()} for i, d in arrays.items()}
     tensors = {i: {k: torch.as_tensor(v) for k, v in d.items()} for i, d in arrays.items()}
     assert evaluate_coco(ground_truth, tensors) == evaluate_coco(ground_truth, arrays)
     assert error_kinds(ground_truth, tensors) == error_kinds(ground_truth, arrays)
     assert capsys.readouterr() == ("", "")
+    for image_id, found in before.items():  # what is measured stays as it is
+        for name, values in found.items():
+            np.testing.assert_array_equal(arrays[image_id][name], values)
 
 
 def test_error_kinds_of_a_hand_made_case(annotations):
@@ -256,7 +249,7 @@ def test_error_kinds_of_a_hand_made_case(annotations):
 def test_error_kinds_of_perfect_detections_are_correct(annotations):
     ground_truth = load_ground_truth(annotations)
     kinds = error_kinds(ground_truth, perfect(ground_truth))
-    true = sum(not a["iscrowd"] for a in ground_truth.anns.values())
+    true = (~ground_truth.crowd).sum()
     assert kinds == dict.fromkeys(ERROR_KINDS, 0) | {"correct": true}
 
 
@@ -276,8 +269,9 @@ def test_spread_tells_boxes_that_are_alike_from_boxes_that_look(annotations):
     order = np.array([4, 0, 2, 1, 3, 0])
     moved[2] = {"boxes": moved[2]["boxes"][order], "queries": order}
     assert box_spread(ground_truth, moved)["images"] == pytest.approx(0.1)
-    ground_truth.imgs[2]["width"] = 200  # shares of each image's own sides
-    assert box_spread(ground_truth, moved)["images"] != pytest.approx(0.1)
-    del ground_truth.imgs[2]["width"]
+    second = (ground_truth.image_ids == 2)[:, None]
+    narrow = replace(ground_truth, image_sizes=np.where(second, [200, 400], 400))
+    assert box_spread(narrow, moved)["images"] != pytest.approx(0.1)  # of each image's own sides
+    unsized = replace(ground_truth, image_sizes=np.where(second, np.nan, 400))
     with pytest.raises(ValueError, match="1 images have no width and height on record, such as 2"):
-        box_spread(ground_truth, moved)
+        box_spread(unsized, moved)

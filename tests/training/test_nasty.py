@@ -1,7 +1,5 @@
 """Invariants of training and evaluation, on the nasty model and data set (tests/nasty.py)."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -9,8 +7,8 @@ import nasty
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from by_pycocotools import by_pycocotools
+from interrupting import interrupted
 
 from detrnb import fit, load_run, open_split
 from detrnb.boxes import cxcywh_to_xyxy, generalized_box_iou
@@ -18,8 +16,7 @@ from detrnb.datasets import collate, make_loader, with_classes
 from detrnb.loss import Layout
 from detrnb.model import build_criterion, build_detr
 from detrnb.runs import RunFolder
-from detrnb.training import evaluate, make_accelerator
-from detrnb.training import run as engine
+from detrnb.training import epochs, evaluate, make_accelerator
 from detrnb.training.loop import train_one_epoch
 from detrnb.training.prepare import build_optimizer, open_data, prepare
 
@@ -237,23 +234,11 @@ def test_ap_is_that_of_pycocotools_on_the_file():
     """Of the detections as a file of results, against the annotations as they are on disk."""
     run = load_run("runs/whole")
     found = run.evaluate()
-    results = []
-    for image_id, one in found.detections.items():
-        for score, category, (x0, y0, x1, y1) in zip(
-            one["scores"].tolist(), one["category_ids"].tolist(), one["boxes"].tolist(), strict=True
-        ):
-            bbox = [x0, y0, x1 - x0, y1 - y0]
-            entry = {"image_id": image_id, "category_id": category, "bbox": bbox, "score": score}
-            results.append(entry)
-    assert {entry["category_id"] for entry in results} <= set(nasty.CATEGORIES)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO("data/nasty/annotations/instances_val2017.json")
-        measured = COCOeval(truth, truth.loadRes(results), "bbox")
-        measured.evaluate()
-        measured.accumulate()
-        measured.summarize()
-    assert found.metrics.stats == pytest.approx(measured.stats.tolist(), abs=1e-6)
-    assert found.metrics.stats == pytest.approx(log_of("whole")[-1]["test_coco_eval_bbox"])
+    file = Path("data/nasty/annotations/instances_val2017.json")
+    assert found.metrics == by_pycocotools(file, found.detections)
+    detected = {i for one in found.detections.values() for i in one["category_ids"].tolist()}
+    assert detected <= set(nasty.CATEGORIES)
+    assert found.metrics.stats == log_of("whole")[-1]["test_coco_eval_bbox"]
     assert set(found.metrics.per_class) == set(nasty.CATEGORIES.values())
 
 
@@ -315,7 +300,7 @@ def test_every_epoch_draws_its_own_dropout_and_each_run_the_same(monkeypatch):
         drawn.append(torch.get_rng_state())
         return train_one_epoch(*given, **settings)
 
-    monkeypatch.setattr(engine, "train_one_epoch", noting)
+    monkeypatch.setattr(epochs, "train_one_epoch", noting)
     for name, seed in (("drawn", 0), ("drawn-again", 0), ("drawn-other", 1)):
         fit(nasty.config(train__seed=seed, train__epochs=2), name=name)
     first, again, other = drawn[:2], drawn[2:4], drawn[4:]
@@ -329,24 +314,15 @@ def test_seeds_differ_in_weights_order_and_dropout():
     assert log_of("seeded")[0]["train_loss"] != log_of("whole")[0]["train_loss"]
 
 
-@pytest.mark.parametrize("where", ["_train_epoch", "_evaluate_epoch"])
-def test_run_that_was_stopped_ends_as_the_unbroken_to_the_bit(where, monkeypatch):
-    function = getattr(engine, where)
-
-    def dying(*given):
-        if any(x == 1 or isinstance(x, dict) and x["epoch"] == 1 for x in given[2:4]):
-            raise KeyboardInterrupt
-        return function(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, where, dying)
-        with pytest.raises(KeyboardInterrupt):
-            fit(nasty.config(), name=f"stopped{where}")
-    assert len(log_of(f"stopped{where}")) == 1
-    fit(nasty.config(), name=f"stopped{where}")
-    assert log_of(f"stopped{where}") == log_of("whole")
+@pytest.mark.parametrize("where", ["train_epoch", "evaluate_epoch"])
+def test_run_that_was_stopped_ends_as_the_unbroken_to_the_bit(where):
+    with interrupted(where):
+        fit(nasty.config(), name=f"stopped-{where}")
+    assert len(log_of(f"stopped-{where}")) == 1
+    fit(nasty.config(), name=f"stopped-{where}")
+    assert log_of(f"stopped-{where}") == log_of("whole")
     for checkpoint in ("last", "best"):
-        states = (state_of(name, checkpoint) for name in (f"stopped{where}", "whole"))
+        states = (state_of(name, checkpoint) for name in (f"stopped-{where}", "whole"))
         assert_equal_states(*states)
 
 

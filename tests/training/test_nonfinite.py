@@ -16,10 +16,12 @@ from detrnb.commands import main
 from detrnb.loss import Layout, NonFiniteError
 from detrnb.model import build_criterion, build_detr
 from detrnb.model.transformer import TransformerEncoder
+from detrnb.runs import RunFolder
 from detrnb.training import TrainingDiverged, make_accelerator, replay
 from detrnb.training.device import _portable
 from detrnb.training.loop import train_one_epoch
 from detrnb.training.prepare import build_optimizer
+from detrnb.training.run import _open_folder
 
 SMALL = {"model.num_encoder_layers": 1, "model.num_decoder_layers": 2}
 
@@ -111,6 +113,10 @@ def test_run_that_diverges_keeps_the_step_and_replay_names_the_module(variant, c
     with pytest.raises(TrainingDiverged, match="is not finite at epoch 1, step 2 ") as error:
         fit(config, name=name)
     assert f"detrnb train --replay {detrnb.runs.project_root() / file}" in str(error.value)
+    folder = RunFolder(detrnb.runs.project_root() / "runs" / name)
+    assert "is not finite at epoch 1, step 2" in folder.failed_path.read_text()
+    _open_folder(folder, config)  # tried again, it has not failed yet
+    assert not folder.failed_path.exists()
     assert main(["train", "--replay", file]) == 0
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert first.startswith("the run ended: ") and "epoch 1, step 2" in first

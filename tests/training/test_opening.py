@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from detrnb import Config, fit, load_run
 from detrnb.compare import read_record
 from detrnb.runs import read_log
 from detrnb.runs.folder import RunFolder
+from detrnb.training.opening import read_state_of
 
 TINY = {
     "model.num_encoder_layers": 1,
@@ -73,6 +75,22 @@ def test_finished_run_is_opened_without_a_write(folder, monkeypatch):
         monkeypatch.setattr(os, name, refused)
     assert len(load_run(folder.path).log) == len(fit(CONFIG, name="a").log) == 2
     assert state() == before
+
+
+def test_checkpoint_is_read_once_and_by_mapping(folder, monkeypatch):
+    load, check, read = torch.load, zipfile.ZipFile.testzip, []
+
+    def loading(*given, **named):
+        read.append(("mapped", named["mmap"], named["weights_only"]))
+        return load(*given, **named)
+
+    monkeypatch.setattr(torch, "load", loading)
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda a: read.append("checked") or check(a))
+    load_run(folder.path)
+    assert read == ["checked", ("mapped", True, True)]
+    read.clear()
+    read_state_of(folder)
+    assert read == ["checked", ("mapped", True, True)]
 
 
 def test_run_is_found_from_the_projects_folder_and_from_notebooks(folder, monkeypatch):

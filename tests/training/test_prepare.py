@@ -114,3 +114,10 @@ def test_kept_features_that_are_cut_short_are_computed_anew(capsys):
     again = compute_features(dataset, encode, kept=file)
     assert torch.equal(again.features, whole.features)
     assert "f.pt is cut off" in capsys.readouterr().out
+
+
+def test_processes_share_only_buffers_that_training_changes():
+    model = build_detr(Config.preset("coco").model)
+    assert not prepare._can_drift(model)  # frozen norms, and constants that no checkpoint holds
+    model.transformer.encoder.own = torch.nn.BatchNorm1d(2)
+    assert prepare._can_drift(model)

@@ -52,10 +52,10 @@ def test_run_with_a_probe_equals_one_without(monkeypatch, capsys):
     fit(config, name="without")  # 6 steps are too few for a probe
     assert "s a step" not in capsys.readouterr().out
     taken = []
-    monkeypatch.setattr("detrnb.training.run.PROBED_STEPS", 2)
-    monkeypatch.setattr("detrnb.training.run.PROBED_SHARE", 1.0)
+    monkeypatch.setattr("detrnb.training.probing.PROBED_STEPS", 2)
+    monkeypatch.setattr("detrnb.training.probing.PROBED_SHARE", 1.0)
     monkeypatch.setattr(
-        "detrnb.training.run.probe", lambda *given: taken.append(probe(*given)) or taken[-1]
+        "detrnb.training.probing.probe", lambda *given: taken.append(probe(*given)) or taken[-1]
     )
     fit(config, name="with")
     assert log_of("with") == log_of("without")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupting import interrupted
 
 import detrnb
 from detrnb import Config, fit, load_run, open_split
@@ -71,21 +72,6 @@ def test_two_runs_of_one_config_give_equal_logs():
     assert log_of("again") == log_of("unbroken")
 
 
-def _stop_at(monkeypatch, where: str, epoch: int) -> None:
-    """Make the engine die in an epoch, as a killed process would."""
-    function = getattr(engine, where)
-
-    def dying(*given):
-        epochs = [
-            x if isinstance(x, int) else x["epoch"] for x in given if isinstance(x, int | dict)
-        ]
-        if epochs == [epoch]:
-            raise KeyboardInterrupt
-        return function(*given)
-
-    monkeypatch.setattr(engine, where, dying)
-
-
 def _assert_as_unbroken(run: Run) -> None:
     """The run's log, best epoch and weights are those of the unbroken run."""
     assert log_of(run.path.name) == log_of("unbroken")
@@ -122,16 +108,14 @@ def test_run_killed_in_an_epoch_resumes_to_the_log_of_the_unbroken():
     assert len(run.provenance["resumed"]) == 1
 
 
-def test_run_killed_in_evaluation_evaluates_again_and_loses_no_line(monkeypatch):
-    with monkeypatch.context() as patch:
-        _stop_at(patch, "_evaluate_epoch", epoch=1)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tiny(), name="unevaluated")
+def test_run_killed_in_evaluation_evaluates_again_and_loses_no_line():
+    with interrupted("evaluate_epoch"):
+        fit(tiny(), name="unevaluated")
     assert len(log_of("unevaluated")) == 1
     _assert_as_unbroken(fit(tiny(), name="unevaluated"))
 
 
-def test_dropout_and_images_resume_to_the_log_of_the_unbroken(monkeypatch):
+def test_dropout_and_images_resume_to_the_log_of_the_unbroken():
     """Nothing cached, everything random: augmentation by epoch and index, dropout by epoch."""
     overrides = {
         **TINY,
@@ -145,20 +129,16 @@ def test_dropout_and_images_resume_to_the_log_of_the_unbroken(monkeypatch):
     }
     config = Config.preset("smoke", overrides=overrides)
     fit(config, name="augmented")
-    with monkeypatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
-        with pytest.raises(KeyboardInterrupt):
-            fit(config, name="augmented-killed")
+    with interrupted("train_epoch"):
+        fit(config, name="augmented-killed")
     fit(config, name="augmented-killed")
     assert log_of("augmented-killed") == log_of("augmented")
 
 
 def test_run_goes_on_where_gradients_need_a_scale(monkeypatch):
     """As from a processor, or a GPU with bf16, to one without; its arithmetic aside."""
-    with monkeypatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tiny(), name="scaled")
+    with interrupted("train_epoch"):
+        fit(tiny(), name="scaled")
     make = make_accelerator
 
     def scaling(precision):
@@ -320,7 +300,7 @@ def test_init_from_starts_at_a_runs_weights_with_a_fresh_schedule(monkeypatch):
         started.update({k: v.clone() for k, v in ready.model.state_dict().items()})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "_train_epoch", note)
+    monkeypatch.setattr(engine, "train_epoch", note)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny(init_from="runs/unbroken"), name="started")
     expected = load_run("runs/unbroken", checkpoint="best").model.state_dict()
@@ -329,11 +309,9 @@ def test_init_from_starts_at_a_runs_weights_with_a_fresh_schedule(monkeypatch):
     shutil.rmtree("runs/started")
 
 
-def test_nan_in_weights_stops_the_run_naming_step_image_and_tensor(monkeypatch):
-    with monkeypatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tiny(), name="diverging")
+def test_nan_in_weights_stops_the_run_naming_step_image_and_tensor():
+    with interrupted("train_epoch"):
+        fit(tiny(), name="diverging")
     state = torch.load("runs/diverging/last.pt", weights_only=True)
     good = (state["epoch"], log_of("diverging"))
     state["model"]["bbox_embed.layers.2.bias"][0] = math.nan
@@ -349,12 +327,10 @@ def test_nan_after_the_epoch_keeps_the_last_checkpoint(monkeypatch):
         model.bbox_embed.layers[2].bias.data[0] = math.nan
         return {}
 
-    with monkeypatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tiny(), name="spoiled")
+    with interrupted("train_epoch"):
+        fit(tiny(), name="spoiled")
     before = torch.load("runs/spoiled/last.pt", weights_only=True)
-    monkeypatch.setattr("detrnb.training.run.train_one_epoch", spoiled)
+    monkeypatch.setattr("detrnb.training.epochs.train_one_epoch", spoiled)
     with pytest.raises(TrainingDiverged, match=r"bbox_embed\.layers\.2\.bias .*after epoch 2"):
         fit(tiny(), name="spoiled")
     after = torch.load("runs/spoiled/last.pt", weights_only=True)
@@ -370,10 +346,8 @@ def test_log_and_checkpoint_that_disagree_are_refused():
 
 def _break_off(config: Config, name: str) -> RunFolder:
     """A run of which the first epoch is there."""
-    with pytest.MonkeyPatch.context() as patch:
-        _stop_at(patch, "_train_epoch", epoch=1)
-        with pytest.raises(KeyboardInterrupt):
-            fit(config, name=name)
+    with interrupted("train_epoch"):
+        fit(config, name=name)
     return RunFolder(f"runs/{name}")
 
 
@@ -522,7 +496,7 @@ def test_run_that_is_being_trained_is_refused_and_left_alone():
 
 
 def test_run_that_lost_its_lock_writes_nothing_more(monkeypatch):
-    train_epoch = engine._train_epoch
+    train_epoch = engine.train_epoch
 
     def slow(ready, config, epoch, on_step):
         state = train_epoch(ready, config, epoch, on_step)
@@ -530,7 +504,7 @@ def test_run_that_lost_its_lock_writes_nothing_more(monkeypatch):
             Path("runs/overtaken/lock.json").unlink()
         return state
 
-    monkeypatch.setattr(engine, "_train_epoch", slow)
+    monkeypatch.setattr(engine, "train_epoch", slow)
     with pytest.raises(ValueError, match=r"has lost its lock\.json"):
         fit(tiny(), name="overtaken")
     assert len(log_of("overtaken")) == 1

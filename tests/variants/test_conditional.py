@@ -1,5 +1,6 @@
 """The conditional decoder agrees with its authors' code."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 import reference
 import torch
 
-from detrnb import Config, build_detr
+from detrnb import Config, build_detr, load_weights
 from detrnb.model import Queries
-from detrnb.model.backbone import embed_points
+from detrnb.model.positions import embed_points
 from detrnb.variants.conditional import ConditionalDecoder
 
 SIZES = {"d_model": 256, "num_heads": 8, "dropout": 0.0, "dim_feedforward": 64, "num_layers": 2}
@@ -69,6 +70,36 @@ def test_takes_the_points_that_queries_bring_and_then_has_no_parameters_for_them
         again, taken = ours(given, *surroundings, no_box_head)
     torch.testing.assert_close(again, hidden)
     assert torch.equal(taken[0], anchors[0])
+
+
+def authors_state() -> dict[str, torch.Tensor]:
+    """A state dict as the authors' code saves it: all its keys and shapes, random numbers.
+
+    Beside the decoder it has the reference's names.
+    """
+    shapes = {k: s for k, s in reference.read("state_keys.json").items() if ".decoder." not in k}
+    shapes |= {"class_embed.weight": (91, 256), "class_embed.bias": (91,)}
+    shapes |= {"query_embed.weight": (300, 256)}
+    for key, shape in reference.read("conditional_decoder_keys.json").items():
+        shape = [2048 if size == 64 else size for size in shape]  # made with less
+        # The golden decoder has two layers; all that follow are as the second.
+        for i in range(1, 6) if key.startswith("layers.1.") else "0":
+            shapes["transformer.decoder." + re.sub(r"^layers\.1\.", f"layers.{i}.", key)] = shape
+    generator = torch.Generator().manual_seed(0)
+    return {k: torch.randn(tuple(shape), generator=generator) for k, shape in shapes.items()}
+
+
+def test_the_authors_checkpoint_loads_whole_into_the_join_with_focal(tmp_path):
+    state = authors_state()
+    assert len(state) == 564  # as of the authors' model, built once beside this
+    torch.save({"model": state, "optimizer": {}, "epoch": 49}, tmp_path / "checkpoint.pth")
+    overrides = {"model.num_queries": 300}
+    config = Config.preset("coco", variant="conditional+focal", overrides=overrides)
+    model = build_detr(config.model)
+    loaded = load_weights(model, tmp_path / "checkpoint.pth")
+    assert set(loaded.loaded) == state.keys() == model.state_dict().keys()
+    assert loaded.changes == () and loaded.classes == (91, 91) and loaded.queries == (300, 300)
+    assert all(torch.equal(x, state[key]) for key, x in model.state_dict().items())
 
 
 def test_queries_without_a_position_are_refused():

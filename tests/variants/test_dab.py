@@ -10,8 +10,8 @@ from torch import nn
 
 from detrnb import Config, build_detr
 from detrnb.model import Queries
-from detrnb.model.backbone import embed_points
 from detrnb.model.detr import MLP
+from detrnb.model.positions import embed_points
 from detrnb.variants.dab import AnchorDecoder, inverse_sigmoid
 
 SIZES = {"d_model": 256, "num_heads": 8, "dropout": 0.0, "dim_feedforward": 64, "num_layers": 2}

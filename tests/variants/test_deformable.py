@@ -78,7 +78,8 @@ def test_starts_as_the_authors_do():
     expected = DeformableEncoderAttention(32, 4).sampling_offsets.bias
     assert torch.equal(built.sampling_offsets.bias, expected)  # not drawn anew by the model
     assert model.query_embed.reference_points.bias.abs().max() == 0
-    assert all(p.abs().max() == 0 for p in model.bbox_embed.layers[-1].parameters())
+    last = model.bbox_embed.layers[-1]
+    assert last.weight.abs().max() == 0 and last.bias.tolist() == [0, 0, -2, -2]
 
 
 def test_offsets_and_points_learn_at_a_tenth_of_the_rate():
@@ -98,6 +99,7 @@ def test_boxes_start_at_the_points_and_what_is_sampled_can_be_seen():
         boxes = model(None, mask, features=features)["pred_boxes"]
         points = model.query_embed.reference_points(model.query_embed.weight).sigmoid()
     torch.testing.assert_close(boxes[0, :, :2], points)
+    torch.testing.assert_close(boxes[..., 2:], torch.full((2, 16, 2), -2.0).sigmoid())
     assert recording.missing == ()
     assert recording.maps("encoder.1.self", 1).shape == (4, 4, 6, 4, 6)
     cross = recording.maps("decoder.2.cross", 1)

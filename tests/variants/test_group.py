@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detrnb import Config, build_criterion, build_detr
 from detrnb.loss import Layout, SetCriterion
-from detrnb.model.backbone import embed_points
+from detrnb.model.positions import embed_points
 from detrnb.variants.focal import FocalCriterion
 from detrnb.variants.group import GroupedQueries
 

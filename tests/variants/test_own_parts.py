@@ -15,6 +15,7 @@ import own_parts
 import pytest
 import torch
 import toy_variants
+from interrupting import interrupted
 
 import detrnb
 from detrnb import VARIANTS, Config, build_criterion, build_detr, fit, load_run, load_weights
@@ -23,7 +24,6 @@ from detrnb.look import Subject, object_shares
 from detrnb.runs import RunFolder
 from detrnb.study.bench import Bench
 from detrnb.training import box_spread, load_ground_truth
-from detrnb.training import run as engine
 
 NAMES = [*toy_variants.NAMES, toy_variants.JOINED]
 each = pytest.mark.parametrize("name", NAMES)
@@ -69,18 +69,9 @@ def test_losses_follow_from_the_layout_and_are_absent_in_evaluation(name):
 
 
 @each
-def test_an_interrupted_run_goes_on_to_the_log_of_the_unbroken(name, monkeypatch):
-    train_epoch = engine._train_epoch
-
-    def dying(ready, config, *rest):
-        if (rest if isinstance(rest[0], int) else rest[1:])[0] == 1:
-            raise KeyboardInterrupt
-        return train_epoch(ready, config, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "_train_epoch", dying)
-        with pytest.raises(KeyboardInterrupt):
-            fit(own_parts.config(name), name=f"{name}-killed")
+def test_an_interrupted_run_goes_on_to_the_log_of_the_unbroken(name):
+    with interrupted("train_epoch"):
+        fit(own_parts.config(name), name=f"{name}-killed")
     run = fit(own_parts.config(name), name=f"{name}-killed")
     assert log_of(f"{name}-killed") == log_of(name)
     expected = load_run(f"runs/{name}").model.state_dict()
@@ -108,9 +99,8 @@ def test_a_run_is_evaluated_and_looked_at(name):
 
 
 # `check_variant` exports each; here is what the logits mean.
-@pytest.mark.parametrize("name", ["sigmoid", toy_variants.JOINED])
-def test_exported_file_tells_the_meaning_of_another_criterions_logits(name, tmp_path):
-    run = load_run(f"runs/{name}")
+def test_exported_file_tells_the_meaning_of_another_criterions_logits(tmp_path):
+    run = load_run(f"runs/{toy_variants.JOINED}")
     file = export(run, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     meaning = session.get_modelmeta().custom_metadata_map["output"]
@@ -126,7 +116,9 @@ def test_exported_file_tells_the_meaning_of_another_criterions_logits(name, tmp_
     assert logits.shape == (3, 16, 4)
 
 
-def test_two_processes_train_what_one_trains(project):
+@pytest.fixture(scope="module")
+def in_two(project):
+    """The same folder after two processes have trained there."""
     folder = Path(detrnb.__file__).parents[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     script = str(Path(own_parts.__file__))
@@ -138,13 +130,21 @@ def test_two_processes_train_what_one_trains(project):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    fit(own_parts.config(batch_size=8), name="alone")
-    together, alone = log_of("together"), log_of("alone")
+    return project
+
+
+@pytest.mark.parametrize("name", own_parts.IN_TWO)
+def test_two_processes_train_what_one_trains(in_two, name):
+    """Losses over all groups and given pairs, whose normalisers are summed over the processes."""
+    fit(own_parts.config(name, batch_size=8), name=f"{name}-alone")
+    together, alone = log_of(f"{name}-together"), log_of(f"{name}-alone")
     for ours, theirs in zip(together, alone, strict=True):
         for key, value in theirs.items():
             if key.startswith("train_"):
                 assert ours[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
-    weights = [load_run(f"runs/{name}").model.state_dict() for name in ("together", "alone")]
+    weights = [
+        load_run(f"runs/{name}-{which}").model.state_dict() for which in ("together", "alone")
+    ]
     for key, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][key], rtol=1e-3, atol=1e-5)
 
@@ -174,7 +174,7 @@ def test_weights_of_detr_load_by_name_and_shape_and_the_rest_is_told(tmp_path):
         load_weights(build_detr(own_parts.config("refining").model), tmp_path / "other.pt")
 
 
-def test_every_part_replaced_by_detrs_own_class_is_detr_bit_for_bit(monkeypatch):
+def test_every_part_replaced_by_detrs_own_class_is_detr_bit_for_bit():
     from detrnb.model import ROWS
     from detrnb.settings import Variant, register
 

@@ -1,0 +1,181 @@
+"""What a gain costs: AP at equal time, the baseline's budget curve, what epoch 1 foretells.
+
+Intervals are a Bayesian bootstrap's (Rubin 1981): replicates are weighted at random, never left
+out, so that comparisons of few replicates can share one drawing with those of many. With three
+replicates it is too narrow by about a third, and is shown for its size, not as a test.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+DRAWS = 2000
+
+
+def budget_curve(
+    values: pd.DataFrame,
+    seconds: pd.DataFrame,
+    baseline: str,
+    budgets: list[str],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What the baseline gains or loses by training longer or shorter, each a whole schedule.
+
+    Args:
+        values: AP by replicate (rows) and entry.
+        seconds: of training, likewise; NaN where a run was not timed.
+        baseline: entry of the study's own length.
+        budgets: entries of other lengths.
+
+    Returns:
+        By entry, the baseline too, in order of time: `time` (times the baseline's), `gain` over the
+        baseline in pairs, `low`, `high`.
+    """
+    weights = _weights(values, draws, seed)
+    rows = {baseline: {"time": 1.0, "gain": 0.0, "low": 0.0, "high": 0.0}}
+    for entry in budgets:
+        gain = values[entry] - values[baseline]
+        rows[entry] = {
+            "time": _time(seconds, entry, baseline),
+            **_interval("gain", gain.mean(), _means(gain, weights)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values("time")
+
+
+def at_equal_time(
+    values: pd.DataFrame,
+    seconds: pd.DataFrame,
+    baseline: str,
+    budgets: list[str],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """AP of each entry minus what the baseline would reach in the same time.
+
+    The baseline's gain is read off `budget_curve`, linear in the logarithm of time between its
+    points. An entry that takes longer or shorter than all of them is compared with none.
+
+    Args:
+        values, seconds, baseline, budgets, draws, seed: as for `budget_curve`.
+
+    Returns:
+        By entry: `time` (times the baseline's), `difference` at equal epochs, `at_equal_time` with
+        `low`, `high`; `beyond`: whether it gains more than the baseline's longest training does.
+    """
+    weights = _weights(values, draws, seed)
+    known = [baseline, *budgets]
+    times = np.array([_time(seconds, entry, baseline) for entry in known])
+    order = np.argsort(times)
+    gains = {entry: values[entry] - values[baseline] for entry in known}
+    drawn = np.array([_means(gains[entry], weights) for entry in known])  # (points, draws)
+    means = np.array([gains[entry].mean() for entry in known])
+    rows = {}
+    for entry in values.columns.drop(known):
+        time = _time(seconds, entry, baseline)
+        difference = values[entry] - values[baseline]
+        row = {"time": time, "difference": difference.mean()}
+        if times.min() <= time <= times.max():
+            curve = _read(time, times[order], means[order])
+            curves = _read(time, times[order], drawn[order])
+            row |= _interval(
+                "at_equal_time", difference.mean() - curve, _means(difference, weights) - curves
+            )
+        row["beyond"] = bool(difference.mean() > means.max())
+        rows[entry] = row
+    columns = ["time", "difference", "at_equal_time", "low", "high", "beyond"]
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
+
+
+def epochs_to_reach(curves: Mapping[str, pd.DataFrame], baseline: str) -> pd.DataFrame:
+    """The fewest epochs in which entries reach the baseline's AP at its end, on validation images.
+
+    Args:
+        curves: by entry, epochs (from 0) as rows and replicates as columns, as from `by_epoch`.
+
+    Returns:
+        By entry: `epochs`, the median over pairs, with the range `low`, `high`; `reached`: of how
+        many of `pairs`. One that never reaches it counts as infinitely long.
+    """
+    ends = curves[baseline].ffill().iloc[-1]
+    rows = {}
+    for entry, table in curves.items():
+        shared = table.columns.intersection(ends.index)
+        if entry == baseline or shared.empty:
+            continue
+        there = table[shared].ge(ends[shared], axis=1)
+        needed = np.where(there.any(), there.to_numpy().argmax(axis=0) + 1.0, np.inf)
+        rows[entry] = {
+            **{"epochs": np.median(needed), "low": needed.min(), "high": needed.max()},
+            **{"reached": int(np.isfinite(needed).sum()), "pairs": len(shared)},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def foretold(
+    first: pd.DataFrame, last: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0
+) -> pd.DataFrame:
+    """Whether an early difference from the baseline foretells the one at the end.
+
+    Args:
+        first: after epoch 1, by replicate (rows) and entry; NaN where there is no pair.
+        last: at the end, likewise.
+
+    Returns:
+        `signs`: share of pairs of runs whose difference keeps its sign; `ranks`: Spearman's
+        correlation of the entries' means; each `value`, `low`, `high`.
+    """
+    both = first.notna() & last.notna()
+    first, last = first.where(both), last.where(both)
+    same = (np.sign(first) == np.sign(last)).where(both).astype(float)
+    weights = _weights(first, draws, seed)
+    share = same.stack().mean()
+    mass = weights @ both.to_numpy(dtype=float)  # (draws, entries)
+    shares = (weights @ same.fillna(0.0).to_numpy()).sum(1) / mass.sum(1)
+    ends = [(weights @ table.fillna(0.0).to_numpy()) / mass for table in (first, last)]
+    rank = float(_rank_correlation(first.mean().to_numpy(), last.mean().to_numpy()))
+    rows = {
+        "signs": _interval("value", share, shares),
+        "ranks": _interval("value", rank, _rank_correlation(*ends)),
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _rank_correlation(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Spearman's, of numbers (..., entries)."""
+    ranks = [stats.rankdata(side, axis=-1) for side in (first, last)]
+    a, b = (side - side.mean(-1, keepdims=True) for side in ranks)
+    return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+
+
+def _weights(values: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
+    """Weights of replicates, (draws, replicates)."""
+    return np.random.default_rng(seed).exponential(size=(draws, len(values)))
+
+
+def _means(values: pd.Series, weights: np.ndarray) -> np.ndarray:
+    """The weighted mean of what is there, once a drawing."""
+    there = values.notna().to_numpy()
+    return weights[:, there] @ values[there].to_numpy() / weights[:, there].sum(1)
+
+
+def _interval(name: str, value: float, drawn: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(np.asarray(drawn), [0.025, 0.975])
+    return {name: float(value), "low": float(low), "high": float(high)}
+
+
+def _time(seconds: pd.DataFrame, entry: str, baseline: str) -> float:
+    """How many times the baseline's, in the median over pairs that were timed."""
+    return float((seconds[entry] / seconds[baseline]).median())
+
+
+def _read(time: float, times: np.ndarray, gains: np.ndarray) -> np.ndarray | float:
+    """A curve (points,) or curves (points, draws), linear in the logarithm of time."""
+    right = int(np.clip(np.searchsorted(times, time), 1, len(times) - 1))
+    a, b = np.log(times[right - 1]), np.log(times[right])
+    share = (np.log(time) - a) / (b - a)
+    return gains[right - 1] * (1 - share) + gains[right] * share

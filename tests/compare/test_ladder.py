@@ -1,0 +1,163 @@
+"""A planned study judged as a whole, from made-up run folders."""
+
+import numpy as np
+import pytest
+from runs_on_disk import write_run
+
+from detrnb.compare import (
+    Control,
+    Family,
+    Pair,
+    PlannedEntry,
+    StudyPlan,
+    ladder_of,
+    read_ladder,
+)
+from detrnb.plots import plot_forest
+from detrnb.runs import RunFolder
+
+SIX = range(200, 206)
+# What each entry's AP differs by from the baseline's, on images that nothing was tuned on.
+TRUE = {"detr": 0.0, "idea": 0.05, "big": 0.2, "big+idea": 0.21, "none": -0.2, "twin": 0.0}
+
+
+def plan(**changed) -> StudyPlan:
+    def entry(label, replicates=6, **more):
+        return PlannedEntry(label=label, variant="detr", replicates=replicates, **more)
+
+    return StudyPlan(
+        **{
+            "name": "mine",
+            "preset": "toy",
+            "entries": (
+                entry("detr", rate=1.0),
+                entry("idea", rate=2.0),
+                entry("big", rate=1.0),
+                entry("big+idea", rate_of="big"),
+                entry("none", 3, rate_of="detr"),
+                entry("twin", rate_of="detr", weights=1000),
+            ),
+            "families": (
+                Family(name="ideas", baseline="detr", entries=("idea", "big")),
+                Family(name="joined", baseline="big", entries=("big+idea",)),
+            ),
+            "controls": (
+                Control(entry="none", baseline="detr", expected="worse", decisive=True),
+                Control(entry="twin", baseline="detr", expected="neither"),
+            ),
+            "described": (Pair(entry="big", baseline="idea"),),
+            "beside": {"big+idea": "idea"},
+            "frozen": "2026-11-28T00:00:00+00:00",
+        }
+        | changed
+    )
+
+
+def write_study(folder, mine, true=TRUE, leave_out=()):
+    """The runs of a plan, kept in `folder/judged`."""
+    noise = np.random.default_rng(1)
+    mine.write(folder / "plan.json")
+    for label, replicate in mine.runs():
+        ap = 0.3 + 0.01 * (replicate - 200) + true[label] + 0.002 * noise.normal()
+        if (label, replicate) in leave_out:
+            continue
+        settings = {"model.num_queries": 16 + [*true].index(label)}
+        seed = replicate + mine.entry(label).weights
+        path = write_run(folder / "made", label, seed, 0.1, settings=settings, test_ap=ap)
+        run = RunFolder(path)
+        study = {"plan": mine.hash, "entry": label, "replicate": replicate}
+        run.write_provenance(run.read_provenance() | {"study": study})
+        kept = folder / "judged" / f"{label}-s{replicate}"
+        kept.parent.mkdir(exist_ok=True)
+        path.rename(kept)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("study"), plan())
+
+
+def test_each_family_is_judged_against_its_own_baseline(whole):
+    found = read_ladder(whole)
+    assert found.families["ideas"].table["verdict"].to_dict() == {"idea": "better", "big": "better"}
+    joined = found.families["joined"]
+    assert joined.baseline == "big" and joined.rulings["big+idea"].comparisons == 1
+    assert joined.table.loc["big+idea", "difference"] == pytest.approx(0.01, abs=0.004)
+    assert found.families["ideas"].rulings["idea"].comparisons == 2
+    assert found.decided["decision"].to_dict() == {
+        **{"idea": "applied", "big": "applied", "big+idea": "not applied"},
+    }
+    assert found.table["family"].tolist() == ["ideas", "ideas", "joined"]
+    assert found.values.shape == (6, 6) and found.values["none"].count() == 3
+
+
+def test_controls_are_tested_by_themselves_and_hold(whole):
+    found = read_ladder(whole)
+    assert found.controls["found"].to_dict() == {"none": "worse", "twin": "neither"}
+    assert found.controls["holds"].all() and not found.doubt and not found.remarks
+    assert found.controls.loc["none", "pairs"] == 3
+    rungs = found.rungs
+    assert rungs.index.tolist() == ["idea", "big", "big+idea", "none", "twin"]
+    assert rungs["words"].tolist()[3:] == ["worse", "neither"]
+    figure = plot_forest(rungs, found.whole.metric, controls=found.controls.index)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == rungs.index.tolist()
+
+
+def test_comparisons_in_no_family_are_described_with_their_interval(whole):
+    table = read_ladder(whole).described
+    row = table.loc["big - idea"]
+    assert row["difference"] == pytest.approx(0.15, abs=0.004)
+    assert row["low"] < row["difference"] < row["high"]
+    # What the idea adds to big, less what it adds to the baseline.
+    both = table.loc["(big+idea - big) - (idea - detr)"]
+    assert both["difference"] == pytest.approx(-0.04, abs=0.006)
+
+
+def test_a_decisive_control_that_fails_leaves_everything_undecided(tmp_path):
+    found = read_ladder(write_study(tmp_path, plan(), TRUE | {"none": 0.2, "twin": 0.03}))
+    assert set(found.decided["decision"]) == {"not decided"}
+    assert found.doubt == "the control none should be worse and is better"
+    assert found.remarks == [
+        "The control none should be worse and is better.",
+        "The control twin should be neither and is better.",
+    ]
+
+
+def test_there_is_no_verdict_before_all_runs_are_there(tmp_path):
+    mine = plan(cut=("deformable: no hours left",))
+    lost = [("idea", 205)]
+    folder = write_study(tmp_path, mine, leave_out=lost)
+    with pytest.raises(ValueError, match="1 of 33 planned runs are missing; there is no verdict"):
+        read_ladder(folder)
+    run = RunFolder(folder / "judged" / "idea-s205").create({})
+    study = {"plan": mine.hash, "entry": "idea", "replicate": 205}
+    run.write_provenance({"study": study})
+    run.write_failed("loss is not finite")
+    found = read_ladder(folder)
+    row = found.families["ideas"].table.loc["idea"]
+    assert row["words"] == "unstable (1 of 6)"
+    assert found.decided.loc["idea", "decision"] == "not decided"
+    assert found.remarks == ["Cut: deformable: no hours left"]
+
+
+def test_an_entry_whose_runs_all_diverged_is_there_and_unstable(tmp_path):
+    mine = plan()
+    lost = [("idea", replicate) for replicate in SIX]
+    folder = write_study(tmp_path, mine, leave_out=lost)
+    found = ladder_of(mine, sorted((folder / "judged").iterdir()), lost)
+    row = found.families["ideas"].table.loc["idea"]
+    assert row["text"] == "unstable (6 of 6): no pairs; of the others"
+    assert found.families["ideas"].rulings["big"].comparisons == 2
+    assert found.decided.loc["idea", "decision"] == "not decided"
+
+
+def test_what_is_not_in_the_plan_is_exploratory_and_enters_nothing(whole, tmp_path):
+    other = write_run(tmp_path, "other", 200, 0.9, settings={"model.num_queries": 99}, test_ap=0.9)
+    runs = sorted((whole / "judged").iterdir())
+    found = ladder_of(plan(), [*runs, other])
+    assert found.exploratory == ("other-s200",) and "other" not in found.values
+    assert found.remarks == ["Exploratory, not in the plan: other-s200."]
+    with pytest.raises(ValueError, match="33 of 33 planned runs are missing"):
+        ladder_of(plan(delta=0.01), runs)  # another plan's

@@ -1,0 +1,146 @@
+"""Runs as lines of a shell and as tasks of a cluster: what they state, how they go on."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_study import settled, small_plan, write_plan
+
+import detrnb
+from detrnb.commands import main
+from detrnb.runs import RunFolder
+from detrnb.settings import Config
+from detrnb.study import Slurm, Study, engine
+
+
+def typed(line: str) -> tuple[str, Config]:
+    """The home and the settings that a line of a shell states."""
+    home, *words = shlex.split(line)
+    words = words[words.index("train") + 1 :]
+    options = {
+        words[i]: words[i + 1]
+        for i in range(len(words))
+        if words[i].startswith("--") and words[i] != "--test"
+    }
+    settings = [word.partition("=") for word in words if "=" in word]
+    config = Config.preset(
+        options["--preset"],
+        variant=options["--variant"],
+        seed=int(options["--seed"]),
+        overrides={key: json.loads(value) for key, _, value in settings},
+    )
+    return home.partition("=")[2], config
+
+
+def test_every_line_states_its_runs_settings_wholly(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study = Study("smoke")
+    settled(study.plan).write(study.plan_path)
+    study = Study("smoke")
+    jobs = study.left()
+    assert main(["study", "--preset", "smoke", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(jobs) == 12 * 6 + 6 * 13 + 3 * 3
+    for job, line in list(zip(jobs, lines, strict=True))[:24]:  # every entry
+        assert typed(line) == (str(job.home), job.config)
+        assert line.split()[1:3] == ["detrnb", "train"] and "--test" in line
+
+
+def test_dry_run_shows_the_script_and_submits_nothing(quick, monkeypatch, capsys):
+    write_plan()
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("submitted"))
+    asked = ["--time", "2:00:00", "--partition", "short", "--gpus", "2"]
+    assert main(["study", "--preset", "smoke", "--on", "slurm", "--dry-run", *asked]) == 0
+    script = capsys.readouterr().out
+    for option in ("array=1-6", "requeue", "time=2:00:00", "partition=short", "gres=gpu:2"):
+        assert f"#SBATCH --{option}\n" in script
+    assert "torch.distributed.run --standalone --nproc-per-node 2 -m detrnb train" in script
+    assert main(["study", "--preset", "smoke", "--gpus", "2"]) == 2
+    assert "of --on slurm" in capsys.readouterr().err
+
+
+def test_without_slurm_the_remedy_is_said(quick, monkeypatch):
+    study = write_plan()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="no sbatch here.*--list"):
+        study.submit(Slurm("x"))
+
+
+def untimed(folder: RunFolder) -> list[dict]:
+    return [
+        {key: value for key, value in line.items() if not re.search("time", key)}
+        for line in folder.read_log()
+    ]
+
+
+def test_a_task_that_is_queued_again_ends_with_the_log_of_an_unbroken_run(tmp_path, monkeypatch):
+    """The script as SLURM runs it: warned, it asks to be queued again, and is killed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "second_study", lambda preset, half=False: small_plan())
+    study = write_plan()
+    job = study.judged("detr", 200)
+    slurm, folder = Slurm("x"), tmp_path / "slurm"
+    folder.mkdir()
+    (folder / "lines").write_text(slurm.lines([job])[0] + "\n")
+    (folder / "job.sh").write_text(slurm.script(1, folder))
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "scontrol").write_text('#!/bin/bash\necho "$@" >asked; pkill -TERM -P $PPID\n')
+    (tools / "scontrol").chmod(0o755)
+    environment = os.environ | {
+        **{"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "1"},
+        "PATH": f"{tools}:{os.environ['PATH']}",
+    }
+    task = subprocess.Popen(["bash", str(folder / "job.sh")], env=environment)
+    while not job.run.last.exists():
+        assert task.poll() is None
+        time.sleep(0.05)
+    task.send_signal(signal.SIGUSR1)
+    task.wait()
+    assert (tmp_path / "asked").read_text() == "requeue 7_1\n"
+    assert not job.is_trained
+    assert subprocess.run(["bash", str(folder / "job.sh")], env=environment).returncode == 0
+    broken = untimed(job.run)
+
+    assert len(broken) == 4 and study.collect() == 1
+    job.run.path.rename(tmp_path / "broken")
+    job.kept.path.rename(tmp_path / "kept")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert engine.run_here([job], 1, study.keep) == []
+    assert untimed(job.kept) == broken
+    assert (
+        job.kept.read_test()["coco_eval_bbox"]
+        == RunFolder(tmp_path / "kept").read_test()["coco_eval_bbox"]
+    )
+
+
+def test_a_run_whose_study_is_killed_ends_with_it(tmp_path):
+    """By SIGKILL, so that it can do nothing about it itself."""
+    child = (
+        "import time\nfrom detrnb.commands import tied\ntied.tie()\n"
+        "print('begun', flush=True)\ntime.sleep(600)\n"
+    )
+    program = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE)\n"
+        "time.sleep(600)\n"
+    )
+    study = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(detrnb.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert study.stdout.readline() == "begun\n"
+    study.kill()
+    assert study.stdout.read() == ""  # ends when the child does, which holds the other side
+    study.wait()
+    study.stdout.close()

@@ -1,0 +1,142 @@
+"""Detections in any images are evaluation's, whatever form the images come in."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrnb import Config, fit, load_run
+from detrnb.commands import main
+from detrnb.datasets import split_paths
+
+SMALL = {"data.toy.num_images": (16, 6, 4), "train.batch_size": 4, "train.epochs": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("project"))
+        fit(Config.preset("smoke", overrides=SMALL), name="small")
+        yield load_run("runs/small", "best")
+
+
+@pytest.fixture
+def images(run):
+    folder, _ = split_paths(run.config.data, "val2017")
+    return sorted(folder.iterdir())
+
+
+def test_detections_are_those_of_evaluation_with_its_ids(run, images):
+    predictions = run.predict(images, threshold=0.0)
+    expected = run.evaluate().detections
+    assert {found.image_id for found in predictions} == expected.keys()
+    for found in predictions:
+        same = expected[found.image_id]
+        order = np.argsort(-same["scores"].numpy(), kind="stable")
+        assert np.allclose(found.scores, same["scores"].numpy()[order], atol=1e-6)
+        assert np.allclose(found.boxes, same["boxes"].numpy()[order], atol=1e-3)
+        assert np.array_equal(found.category_ids, same["category_ids"].numpy()[order])
+    assert sum(predictions.counts.values()) == 6 * run.config.model.num_queries
+
+
+def test_files_pictures_and_arrays_give_the_same(run, images):
+    (one,) = run.predict(images[0], 0.0)
+    picture = Image.open(images[0])
+    (two,), (three,) = run.predict(picture, 0.0), run.predict(np.asarray(picture), 0.0)
+    assert np.array_equal(one.scores, two.scores) and np.array_equal(one.boxes, three.boxes)
+    assert two.file is None and one.size == two.size == picture.size
+
+
+def test_a_threshold_leaves_out_what_is_below_it(run, images):
+    every = run.predict(images, 0.0)
+    middle = float(np.median(np.concatenate([found.scores for found in every])))
+    some = run.predict(images, middle)
+    for found, other in zip(every, some, strict=True):
+        assert np.array_equal(found.scores[found.scores >= middle], other.scores)
+
+
+def test_coco_results_have_their_form_and_other_images_are_numbered(run, images, tmp_path):
+    copy = tmp_path / "else where.png"
+    copy.write_bytes(images[3].read_bytes())
+    records = run.predict([copy], 0.0).to_coco()
+    assert {record["image_id"] for record in records} == {1}
+    (found,) = run.predict([copy], 0.0)
+    x, y, width, height = records[0]["bbox"]
+    assert np.allclose([x, y, x + width, y + height], found.boxes[0])
+    assert records[0].keys() == {"image_id", "category_id", "bbox", "score"}
+    json.dumps(records)
+
+
+def test_an_image_that_exif_turns_is_seen_upright(run, images, tmp_path):
+    upright = Image.open(images[0]).convert("RGB").resize((128, 96))
+    upright.save(tmp_path / "upright.png")
+    for turn, back in ((6, Image.Transpose.ROTATE_90), (3, Image.Transpose.ROTATE_180)):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        upright.transpose(back).save(tmp_path / "turned.png", exif=exif)
+        (expected,) = run.predict(tmp_path / "upright.png", 0.0)
+        (found,) = run.predict(tmp_path / "turned.png", 0.0)
+        assert found.size == (128, 96)
+        assert np.array_equal(found.boxes, expected.boxes)
+
+
+def test_supervision_is_given_its_own_kind_or_named_as_missing(run, images, monkeypatch):
+    predictions = run.predict(images[:1], 0.0)
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ValueError, match="pip install supervision"):
+        predictions.to_supervision()
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+    (given,) = predictions.to_supervision()
+    assert np.array_equal(given.xyxy, predictions[0].boxes)
+    assert given.data["class_name"][0] == predictions.class_names[given.class_id[0]]
+
+
+def test_supervision_itself_takes_them(run, images):
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    (given,) = run.predict(images[:1], 0.0).to_supervision()
+    assert isinstance(given, supervision.Detections)
+    assert len(given) == run.config.model.num_queries
+
+
+def test_the_command_leaves_pictures_results_and_counts(run, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    (tmp_path / "mixed" / "inner").mkdir(parents=True)
+    for place in ("a.png", "inner/a.png"):
+        (tmp_path / "mixed" / place).write_bytes(images[0].read_bytes())
+    (tmp_path / "mixed" / "broken.jpg").write_bytes(b"\xff\xd8 cut")
+    typed = ["predict", "runs/small", str(tmp_path / "mixed"), str(images[1].parent / "*1.*")]
+    assert main([*typed, "--threshold", "0", "--out", str(out)]) == 1
+    shown = capsys.readouterr()
+    assert "broken.jpg cannot be read (not an image of a known format)" in shown.err
+    numbered = len([image for image in images if image.stem.endswith("1")])
+    assert f"{2 + numbered} images, {16 * (2 + numbered)} detections: " in shown.out
+    assert shown.out.startswith("threshold 0\n")
+    files = json.loads((out / "images.json").read_text())
+    assert len(files) == 2 + numbered
+    results = json.loads((out / "predictions.json").read_text())
+    assert {record["image_id"] for record in results} == {entry["id"] for entry in files}
+    table = (out / "counts.csv").read_text().splitlines()
+    assert table[0] == "file,0,3,4,7" and len(table) == 3 + numbered
+    assert sum(map(int, table[1].split(",")[1:])) == 16
+    pictures = {path.name for path in (out / "pictures").iterdir()}
+    assert {"a_1.jpg", "a_3.jpg", f"{images[0].stem}.jpg"} == pictures
+    assert Image.open(out / "pictures" / "a_1.jpg").size == Image.open(images[0]).size
+
+
+def test_the_command_says_which_threshold_it_takes_and_draws_its_curve(run, images, capsys):
+    kept = run.thresholds
+    kept["overall"] = {"threshold": 0.2, "f1": 0.5, "precision": 0.5, "recall": 0.5, "objects": 9}
+    (run.path / "thresholds.json").write_text(json.dumps(kept))
+    assert main(["predict", "runs/small", str(images[0])]) == 0
+    shown = capsys.readouterr().out
+    assert "threshold 0.200, of the best F1 (0.500; precision 0.500, recall 0.500)" in shown
+    assert (run.path / "predictions" / "thresholds.png").exists()
+
+
+def test_what_leads_to_no_image_is_refused_before_the_run_is_opened(capsys):
+    assert main(["predict", "runs/none", "nothing/*.jpg"]) == 1
+    assert "nothing/*.jpg: no image there" in capsys.readouterr().err
+    assert main(["predict", "runs/none", "nothing", "--threshold", "most"]) == 2
