@@ -29,7 +29,7 @@ from detrnb.runs import (
     remarks,
     what_counts,
 )
-from detrnb.settings import BASELINE, Config
+from detrnb.settings import BASELINE, SCENES, Config
 
 _RUN_NAME = re.compile(r"(?P<entry>.+?)-s\d+(-[0-9a-f]{8})?( \(\d+\))?")
 
@@ -235,8 +235,8 @@ def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record
 
 
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Runs by study entry: those whose settings differ in nothing but the seed, or that a plan
-    calls one entry.
+    """Runs by study entry: those whose settings differ in nothing but the seed, which may govern
+    the scenes of generated data too, or that a plan calls one entry.
 
     The label is `Record.entry`; where entries would share it, the settings they differ in follow.
     A run without settings is an entry by itself.
@@ -277,13 +277,20 @@ def _settings_of(record: Record) -> str:
         return json.dumps([record.study["plan"], record.study["entry"]])
     if not record.config:
         return json.dumps(record.name)
-    return json.dumps(what_counts(record.config) | {"train.seed": None}, sort_keys=True)
+    return json.dumps(_of_entry(record), sort_keys=True)
+
+
+def _of_entry(record: Record) -> dict[str, object]:
+    """The settings that an entry's runs share: all but the seed, and what was drawn from it."""
+    settings = what_counts(record.config)
+    seed = settings.pop("train.seed", None)
+    if settings.get(SCENES) and settings[SCENES] == seed:
+        settings[SCENES] = "seed"
+    return settings
 
 
 def _differing(record: Record, others: list[Record]) -> list[str]:
     """The settings that set a run apart from others, as `lr=0.001`."""
-    values = what_counts(record.config)
-    keys = {
-        key for other in others for key in config_differences(values, what_counts(other.config))
-    }
-    return [f"{key.rpartition('.')[2]}={values.get(key)}" for key in sorted(keys - {"train.seed"})]
+    values = _of_entry(record)
+    keys = {key for other in others for key in config_differences(values, _of_entry(other))}
+    return [f"{key.rpartition('.')[2]}={values.get(key)}" for key in sorted(keys)]

@@ -22,6 +22,8 @@ Tracker = Literal[
     *("clearml", "dvclive", "swanlab", "trackio"),
 ]
 
+SCENES = "data.toy.seed"  # the setting that says which images generated data have
+
 
 class ToyConfig(Section):
     """The generated set of handwritten digits on photographs (datasets/toy.py)."""

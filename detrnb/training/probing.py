@@ -13,6 +13,7 @@ import torch
 from detrnb.datasets import Batch, CocoDataset, TrainTransform, resize_shape, resolved
 from detrnb.settings import Config, DataConfig, cautions, describe
 from detrnb.training.device import device_name, make_accelerator, peak_memory_mb, processes
+from detrnb.training.epochs import train_epoch
 from detrnb.training.loop import train_one_epoch
 from detrnb.training.prepare import Prepared, open_data, prepare
 from detrnb.training.progress import duration
@@ -109,6 +110,19 @@ def seconds_per_step(config: Config, steps: int = 20) -> float:
     accelerator = make_accelerator(config.train.precision)
     ready = prepare(config, accelerator, open_data(config, accelerator))
     return probe(ready, config, steps).step_s
+
+
+def first_epoch(config: Config) -> dict[str, float]:
+    """What a run of a config logs of its first epoch's training; no run is begun.
+
+    Raises:
+        ValueError: as `fit`.
+        TrainingDiverged: something became NaN or infinite.
+    """
+    config = resolved(config, processes().num_processes)
+    accelerator = make_accelerator(config.train.precision)
+    ready = prepare(config, accelerator, open_data(config, accelerator))
+    return train_epoch(ready, config.train, 0, lambda loss: None)["train_line"]
 
 
 def preview(ready: Prepared, config: Config, global_batch: int, epochs: int) -> None:

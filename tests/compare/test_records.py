@@ -7,7 +7,9 @@ import pytest
 from runs_on_disk import JOURNAL, STUDY, write_run
 
 from detrnb.compare import arrange, entries, find_records, read_record, read_records
+from detrnb.runs import RunFolder
 from detrnb.runs.log import read_log
+from detrnb.settings import Config
 
 
 def test_run_folder_is_read_whole():
@@ -103,6 +105,19 @@ def test_entries_hold_runs_that_differ_in_the_seed_only():
     groups = entries(read_records(sorted(STUDY.iterdir())))
     assert list(groups) == ["detr", "encoder0", "encoder1"]
     assert [record.seed for record in groups["encoder1"]] == [0, 1, 2]
+
+
+def test_scenes_that_the_seed_governs_make_no_other_entry(tmp_path):
+    def written(name, seed, scenes):
+        config = Config.preset("smoke", seed=seed, overrides={"data.toy.seed": scenes})
+        folder = RunFolder(tmp_path / name).create(config.model_dump(mode="json"))
+        folder.append_log(read_log(STUDY / "detr-s0" / "log.txt")[0])
+        return folder.path
+
+    runs = [written("a", 200, 200), written("b", 201, 201), written("c", 202, 7)]
+    assert [len(group) for group in entries(read_records(runs)).values()] == [2, 1]
+    fixed = [written("d", 0, 0), written("e", 1, 0)]  # the first set is for every seed
+    assert len(entries(read_records(fixed))) == 1
 
 
 def test_runs_before_and_after_a_setting_was_added_are_of_one_entry(tmp_path):
