@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -137,7 +137,10 @@ def read_record(source: Source) -> Record:
     other = foreign_log(path)
     if other is not None and not _of_a_relative(other):
         return _of_another_tool(path, other)
-    lines = read_log(path)
+    try:
+        lines = read_log(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; known are {KNOWN}" if path.is_file() else error) from None
     if path.is_file():
         folder = path.parent.resolve().name if path.name == "log.txt" else ""
         return _checked(Record(folder or path.stem, lines))
@@ -231,7 +234,19 @@ def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record
                 found[(root / match).resolve()] = read_record(root / match)
             except ValueError as error:
                 left_out[match] = str(error).replace(f"{root}{os.sep}", "")
-    return read_records(found.values()) if found else [], left_out
+    return read_records(_told_apart(found)) if found else [], left_out
+
+
+def _told_apart(found: Mapping[Path, Record]) -> Iterator[Record]:
+    """The records; logs of one name are called by as much of their paths as tells them apart."""
+    for path, record in found.items():
+        alike = [other for other, its in found.items() if its.name == record.name]
+        if record.config or len(alike) == 1:  # a run's name says what its entry is
+            yield record
+            continue
+        tails = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
+        tail = next(t for t in tails if sum(p.parts[-len(t) :] == t for p in alike) == 1)
+        yield replace(record, name="/".join(tail))
 
 
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
