@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -193,20 +193,46 @@ def _checked(record: Record) -> Record:
 
 
 def read_records(sources: Iterable[Source]) -> list[Record]:
-    """Read several; further ones of one name are numbered, so that names are unique.
+    """Read several, under names that are unique.
 
     Raises:
         ValueError: as for `read_record`, or there are none.
     """
-    records: list[Record] = []
-    seen: Counter[str] = Counter()
-    for record in map(read_record, sources):
-        seen[record.name] += 1
-        number = f" ({seen[record.name]})" if seen[record.name] > 1 else ""
-        records.append(replace(record, name=record.name + number))
+    records = _named([(_place(source), read_record(source)) for source in sources])
     if not records:
         raise ValueError("nothing to compare: give run folders or log files")
     return records
+
+
+def _place(source: Source) -> Path | None:
+    """Where a source lies; None where it is none of the disk."""
+    path = getattr(source, "path", source)
+    return located(path).resolve() if isinstance(path, str | os.PathLike) else None
+
+
+def _named(read: Collection[tuple[Path | None, Record]]) -> list[Record]:
+    """Records with unique names.
+
+    Logs of one name are called by as much of their paths as tells them apart. Further ones of one
+    path are numbered, and so are runs of one name, which says what their entry is.
+    """
+    records: list[Record] = []
+    seen: Counter[str] = Counter()
+    for place, record in read:
+        alike = {other for other, its in read if its.name == record.name}
+        if len(alike) > 1 and None not in alike and not record.config:
+            record = replace(record, name=_tail(place, alike))
+        seen[record.name] += 1
+        number = f" ({seen[record.name]})" if seen[record.name] > 1 else ""
+        records.append(replace(record, name=record.name + number))
+    return records
+
+
+def _tail(path: Path, paths: Iterable[Path]) -> str:
+    """The end of a path that no other of some paths has."""
+    others = [other.parts for other in paths if other != path]
+    ends = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
+    return "/".join(next(e for e in ends if all(other[-len(e) :] != e for other in others)))
 
 
 def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record], dict[str, str]]:
@@ -234,19 +260,7 @@ def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record
                 found[(root / match).resolve()] = read_record(root / match)
             except ValueError as error:
                 left_out[match] = str(error).replace(f"{root}{os.sep}", "")
-    return read_records(_told_apart(found)) if found else [], left_out
-
-
-def _told_apart(found: Mapping[Path, Record]) -> Iterator[Record]:
-    """The records; logs of one name are called by as much of their paths as tells them apart."""
-    for path, record in found.items():
-        alike = [other for other, its in found.items() if its.name == record.name]
-        if record.config or len(alike) == 1:  # a run's name says what its entry is
-            yield record
-            continue
-        tails = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
-        tail = next(t for t in tails if sum(p.parts[-len(t) :] == t for p in alike) == 1)
-        yield replace(record, name="/".join(tail))
+    return _named(found.items()), left_out
 
 
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:

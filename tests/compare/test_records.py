@@ -100,7 +100,13 @@ def test_logs_of_one_name_are_called_by_what_tells_their_paths_apart(tmp_path):
         (tmp_path / place).parent.mkdir(parents=True)
         shutil.copy(JOURNAL[0], tmp_path / place)
     records, _ = find_records(places, tmp_path)
-    assert [record.name for record in records] == ["a/run/log.txt", "b/run/log.txt", "mine"]
+    names = ["a/run/log.txt", "b/run/log.txt", "mine"]
+    assert [record.name for record in records] == names
+    paths = [tmp_path / place for place in places]
+    assert [record.name for record in read_records(paths)] == names
+    # One given again is numbered, whatever it is called.
+    again = [record.name for record in read_records([*paths[:2], paths[0]])]
+    assert again == ["a/run/log.txt", "b/run/log.txt", "a/run/log.txt (2)"]
 
 
 def test_a_file_that_is_no_log_is_refused_with_what_is_known(tmp_path):
