@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -137,7 +137,10 @@ def read_record(source: Source) -> Record:
     other = foreign_log(path)
     if other is not None and not _of_a_relative(other):
         return _of_another_tool(path, other)
-    lines = read_log(path)
+    try:
+        lines = read_log(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; known are {KNOWN}" if path.is_file() else error) from None
     if path.is_file():
         folder = path.parent.resolve().name if path.name == "log.txt" else ""
         return _checked(Record(folder or path.stem, lines))
@@ -190,20 +193,46 @@ def _checked(record: Record) -> Record:
 
 
 def read_records(sources: Iterable[Source]) -> list[Record]:
-    """Read several; further ones of one name are numbered, so that names are unique.
+    """Read several, under names that are unique.
 
     Raises:
         ValueError: as for `read_record`, or there are none.
     """
-    records: list[Record] = []
-    seen: Counter[str] = Counter()
-    for record in map(read_record, sources):
-        seen[record.name] += 1
-        number = f" ({seen[record.name]})" if seen[record.name] > 1 else ""
-        records.append(replace(record, name=record.name + number))
+    records = _named([(_place(source), read_record(source)) for source in sources])
     if not records:
         raise ValueError("nothing to compare: give run folders or log files")
     return records
+
+
+def _place(source: Source) -> Path | None:
+    """Where a source lies; None where it is none of the disk."""
+    path = getattr(source, "path", source)
+    return located(path).resolve() if isinstance(path, str | os.PathLike) else None
+
+
+def _named(read: Collection[tuple[Path | None, Record]]) -> list[Record]:
+    """Records with unique names.
+
+    Logs of one name are called by as much of their paths as tells them apart. Further ones of one
+    path are numbered, and so are runs of one name, which says what their entry is.
+    """
+    records: list[Record] = []
+    seen: Counter[str] = Counter()
+    for place, record in read:
+        alike = {other for other, its in read if its.name == record.name}
+        if len(alike) > 1 and None not in alike and not record.config:
+            record = replace(record, name=_tail(place, alike))
+        seen[record.name] += 1
+        number = f" ({seen[record.name]})" if seen[record.name] > 1 else ""
+        records.append(replace(record, name=record.name + number))
+    return records
+
+
+def _tail(path: Path, paths: Iterable[Path]) -> str:
+    """The end of a path that no other of some paths has."""
+    others = [other.parts for other in paths if other != path]
+    ends = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
+    return "/".join(next(e for e in ends if all(other[-len(e) :] != e for other in others)))
 
 
 def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record], dict[str, str]]:
@@ -231,7 +260,7 @@ def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record
                 found[(root / match).resolve()] = read_record(root / match)
             except ValueError as error:
                 left_out[match] = str(error).replace(f"{root}{os.sep}", "")
-    return read_records(found.values()) if found else [], left_out
+    return _named(found.items()), left_out
 
 
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:

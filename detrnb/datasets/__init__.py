@@ -27,6 +27,7 @@ from detrnb.datasets.splits import (
 )
 from detrnb.datasets.toy import photographs_of
 from detrnb.datasets.toy_drawing import PHOTOGRAPHS, read_photographs
+from detrnb.datasets.toy_yolo import make_toy_yolo
 from detrnb.datasets.transforms import EvalTransform, TrainTransform, resize_shape
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "images_in",
     "import_data",
     "make_loader",
+    "make_toy_yolo",
     "open_split",
     "open_upright",
     "photographs_of",

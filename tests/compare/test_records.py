@@ -96,6 +96,27 @@ def test_runs_of_one_name_are_numbered():
     assert names == ["detr_epoch0", "detr_epoch0 (2)", "detr_epoch0 (3)"]
 
 
+def test_logs_of_one_name_are_called_by_what_tells_their_paths_apart(tmp_path):
+    places = ("a/run/log.txt", "b/run/log.txt", "detr/mine.jsonl")
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True)
+        shutil.copy(JOURNAL[0], tmp_path / place)
+    records, _ = find_records(places, tmp_path)
+    names = ["a/run/log.txt", "b/run/log.txt", "mine"]
+    assert [record.name for record in records] == names
+    paths = [tmp_path / place for place in places]
+    assert [record.name for record in read_records(paths)] == names
+    # One given again is numbered, whatever it is called.
+    again = [record.name for record in read_records([*paths[:2], paths[0]])]
+    assert again == ["a/run/log.txt", "b/run/log.txt", "a/run/log.txt (2)"]
+
+
+def test_a_file_that_is_no_log_is_refused_with_what_is_known(tmp_path):
+    (tmp_path / "log.txt").write_text("epoch 1 loss 3.2\nepoch 2 loss 3.1\n")
+    with pytest.raises(ValueError, match="line 1: not JSON.*known are JSON lines of DETR"):
+        read_record(tmp_path / "log.txt")
+
+
 def test_nothing_to_compare_is_refused():
     with pytest.raises(ValueError, match="give run folders or log files"):
         read_records([])
