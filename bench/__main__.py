@@ -1,0 +1,160 @@
+"""Every claim about speed or memory, measured on this machine: results.json and README.md.
+
+    python bench [--reference CLONE] [NAME ...]
+    python bench --gpu        # on a CUDA device the tests marked `cuda`, then what runs there,
+                              # into results-<device>.json
+    python bench --page       # README.md anew from results.json, nothing is measured
+
+Each claim is a script beside this one, run in a process of its own; one that fails loses nothing of
+the others, and the file is written after each. With names only these are measured, the others kept
+where machine, versions and commit are those of the file.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from page import draw_growth, page_of
+
+FOLDER = Path(__file__).resolve().parent
+# In this order; whether what it measures runs on the device that models do.
+CLAIMS = {
+    "training_step": True,
+    "inference": True,
+    "toy_step": True,
+    "toy_epoch": True,
+    "growth": True,
+    "evaluation": False,
+    "input": False,
+    "annotations": False,
+    "padding": False,
+    "variants": True,
+    "efficient_attention": True,
+    "svd_split": True,
+}
+LIMIT = 600  # seconds of one script, after which it counts as failed
+
+
+def measure(name: str, arguments: list[str], environment: dict[str, str]) -> dict:
+    """What a script found, with the seconds that it took; `failed` in place of it where it did."""
+    begin = time.monotonic()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "found.json")
+        command = [sys.executable, str(FOLDER / f"{name}.py"), "--json", str(file), *arguments]
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=LIMIT
+            )
+            lines = done.stderr.strip().splitlines()
+            words = lines[-1] if lines else "it ended without a word"
+            if done.returncode < 0:
+                words += f" (signal {-done.returncode})"
+        except subprocess.TimeoutExpired:
+            words = f"it took more than {LIMIT} seconds"
+        found = json.loads(file.read_text()) if file.exists() else None
+    if found is None:
+        found = {"failed": words}
+    return found | {"took_s": round(time.monotonic() - begin), "load_before": round(load, 2)}
+
+
+def tested() -> str:
+    """The last line of the tests that are marked `cuda`, which print as they run."""
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-rs", "tests"]
+    with subprocess.Popen(command, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True) as tests:
+        last = "they ended without a word"
+        for line in tests.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    return last
+
+
+def about(reference: Path | None) -> dict:
+    """Machine, versions and commit, as a process sees them that may use torch."""
+    command = [sys.executable, str(FOLDER / "machine.py")]
+    command += [] if reference is None else [str(reference)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def write(results: dict, file: Path) -> None:
+    """Keep results, and the page and picture that are made of them."""
+    beside = file.with_suffix(".tmp")
+    beside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    os.replace(beside, file)
+    page_path(file).write_text(page_of(results, scripts()))
+    if file.stem == "results":
+        draw_growth(results, FOLDER / "growth.png")
+
+
+def page_path(file: Path) -> Path:
+    """Where the page of a file of results is."""
+    return file.with_name("README.md") if file.stem == "results" else file.with_suffix(".md")
+
+
+def scripts() -> dict[str, str]:
+    """Each claim's script, by name in order."""
+    return {name: (FOLDER / f"{name}.py").read_text() for name in CLAIMS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CLAIMS))
+    parser.add_argument("--reference", type=Path, metavar="CLONE", help="of facebookresearch/detr")
+    parser.add_argument("--rounds", type=int, help="of each contest, fewer than its time allows")
+    parser.add_argument("--gpu", action="store_true", help="what runs on a CUDA device")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
+    parsed = parser.parse_args()
+    if unknown := set(parsed.names) - set(CLAIMS):
+        parser.error(f"no claim {', '.join(sorted(unknown))}; there are {', '.join(CLAIMS)}")
+    file = FOLDER / "results.json"
+    if parsed.page:
+        for kept in sorted(FOLDER.glob("results*.json")):
+            write(json.loads(kept.read_text()), kept)
+        return
+    reference = parsed.reference.resolve() if parsed.reference else None
+    if not parsed.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the page is of the processor
+    if reference is None:
+        print("without --reference CLONE (of facebookresearch/detr) it is left out")
+    elif not (reference / "models" / "detr.py").exists():
+        parser.error(f"{reference} is no clone of facebookresearch/detr: it has no models/detr.py")
+    results = {"about": about(reference), "claims": {}}
+    if parsed.gpu:
+        device = results["about"]["device"]
+        if device is None:
+            print("there is no CUDA device here: nothing is tested, nothing is measured")
+            return
+        results["about"]["tests"] = tested()
+        file = FOLDER / f"results-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+    if parsed.names and file.exists():
+        kept = json.loads(file.read_text())
+        same = ("machine", "versions", "commit")
+        if all(kept["about"][key] == results["about"][key] for key in same):
+            results["claims"] = kept["claims"]
+    arguments = [] if reference is None else ["--reference", str(reference)]
+    arguments += [] if parsed.rounds is None else ["--rounds", str(parsed.rounds)]
+    root = str(FOLDER.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    names = [name for name, on_device in CLAIMS.items() if on_device or not parsed.gpu]
+    for name in [n for n in names if n in parsed.names or not parsed.names]:
+        print(f"{name:20}", end="", flush=True)
+        found = measure(name, arguments, environment)
+        results["claims"][name] = found
+        write(results, file)
+        print(f"{found['took_s']:5} s  {found.get('failed', '')}", flush=True)
+        for contestant, why in found.get("left_out", {}).items():
+            print(f"{'':20}left out: {contestant}: {why}")
+    print(page_path(file))
+
+
+if __name__ == "__main__":
+    main()
