@@ -6,8 +6,8 @@
     python bench --page       # README.md anew from results.json, nothing is measured
 
 Each claim is a script beside this one, run in a process of its own; one that fails loses nothing of
-the others, and the file is written after each. With names only these are measured, the others kept
-where machine, versions and commit are those of the file.
+the others, and the file is written after each. With names only these are measured, and the others
+stay as they are where machine and versions are the file's.
 """
 
 import argparse
@@ -75,11 +75,17 @@ def tested() -> str:
     return last
 
 
-def about(reference: Path | None) -> dict:
+def about(reference: list[str]) -> dict:
     """Machine, versions and commit, as a process sees them that may use torch."""
-    command = [sys.executable, str(FOLDER / "machine.py")]
-    command += [] if reference is None else [str(reference)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, str(FOLDER / "machine.py"), *reference]
+    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def environment() -> dict[str, str]:
+    """Of processes: the code is this clone's, whatever else is on the path comes after."""
+    paths = [str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def write(results: dict, file: Path) -> None:
@@ -114,46 +120,46 @@ def main() -> None:
     parsed = parser.parse_args()
     if unknown := set(parsed.names) - set(CLAIMS):
         parser.error(f"no claim {', '.join(sorted(unknown))}; there are {', '.join(CLAIMS)}")
-    file = FOLDER / "results.json"
     if parsed.page:
         for kept in sorted(FOLDER.glob("results*.json")):
             write(json.loads(kept.read_text()), kept)
         return
-    reference = parsed.reference.resolve() if parsed.reference else None
     if not parsed.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the page is of the processor
-    if reference is None:
+    reference = [str(parsed.reference.resolve())] if parsed.reference else []
+    if not reference:
         print("without --reference CLONE (of facebookresearch/detr) it is left out")
-    elif not (reference / "models" / "detr.py").exists():
-        parser.error(f"{reference} is no clone of facebookresearch/detr: it has no models/detr.py")
-    results = {"about": about(reference), "claims": {}}
+    elif not Path(reference[0], "models", "detr.py").exists():
+        parser.error(f"{reference[0]} is no clone of facebookresearch/detr: no models/detr.py")
+    here, file = about(reference), FOLDER / "results.json"
     if parsed.gpu:
-        device = results["about"]["device"]
-        if device is None:
+        if here["device"] is None:
             print("there is no CUDA device here: nothing is tested, nothing is measured")
             return
-        results["about"]["tests"] = tested()
-        file = FOLDER / f"results-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
-    if parsed.names and file.exists():
-        kept = json.loads(file.read_text())
-        same = ("machine", "versions", "commit")
-        if all(kept["about"][key] == results["about"][key] for key in same):
-            results["claims"] = kept["claims"]
-    arguments = [] if reference is None else ["--reference", str(reference)]
+        here["tests"] = tested()
+        name = re.sub(r"[^a-z0-9]+", "-", here["device"].lower()).strip("-")
+        file = FOLDER / f"results-{name}.json"
+    results = {"about": here, "claims": kept_claims(file, here) if parsed.names else {}}
+    arguments = [x for clone in reference for x in ("--reference", clone)]
     arguments += [] if parsed.rounds is None else ["--rounds", str(parsed.rounds)]
-    root = str(FOLDER.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    names = [name for name, on_device in CLAIMS.items() if on_device or not parsed.gpu]
-    for name in [n for n in names if n in parsed.names or not parsed.names]:
+    for name, on_device in CLAIMS.items():
+        if (parsed.names and name not in parsed.names) or (parsed.gpu and not on_device):
+            continue
         print(f"{name:20}", end="", flush=True)
-        found = measure(name, arguments, environment)
-        results["claims"][name] = found
+        found = measure(name, arguments, environment())
+        results["claims"][name] = found | {"commit": here["commit"], "date": here["date"]}
         write(results, file)
         print(f"{found['took_s']:5} s  {found.get('failed', '')}", flush=True)
         for contestant, why in found.get("left_out", {}).items():
             print(f"{'':20}left out: {contestant}: {why}")
     print(page_path(file))
+
+
+def kept_claims(file: Path, here: dict) -> dict:
+    """What a file holds of this machine and these versions, to which some is added."""
+    kept = json.loads(file.read_text()) if file.exists() else {"about": {}}
+    same = all(kept["about"].get(key) == here[key] for key in ("machine", "versions"))
+    return kept["claims"] if same else {}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """What reading and augmenting training's images takes: the reference's input and ours, one core.
 
-    python bench/input.py [--reference CLONE]
+    python bench/input.py [--reference CLONE] [--data FOLDER]
 
 Preset `coco`: JPEGs with boxes through the whole augmentation into batches of two, in this process
 by one thread. Ours gives uint8, which the model normalises where it runs; the last row has the
 model do that here too, as the reference does in its input. Images are 640×480, as sharp and nearly
 as large in bytes as COCO's (quality 95, colours not thinned out), cut from the photographs that
-scikit-image and scikit-learn bring.
+scikit-image and scikit-learn bring; `--data` names others, in COCO layout.
 
 Both get the same draws, and their boxes are held against each other first; then how far our pixels
 are from the reference's, in levels of 255, of images that are only resized and of those that are
@@ -200,9 +200,10 @@ def results(options: Options) -> Findings:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with tempfile.TemporaryDirectory() as root:
-            generate(Path(root))
-            return _results(options, Path(root))
+        with tempfile.TemporaryDirectory() as temporary:
+            if options.data is None:
+                generate(Path(temporary))
+            return _results(options, options.data or Path(temporary))
     finally:
         torch.set_num_threads(threads)
 

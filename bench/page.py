@@ -26,6 +26,8 @@ def page_of(results: dict, scripts: dict[str, str]) -> str:
     for name, source in scripts.items():
         if name in claims:
             parts.append(_claim(name, ast.get_docstring(ast.parse(source)), claims[name]))
+            if claims[name]["commit"] != about["commit"]:
+                parts.append(f"Of commit {claims[name]['commit']}, {claims[name]['date']}.\n")
     return "\n".join(parts)
 
 

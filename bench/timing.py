@@ -37,10 +37,12 @@ class Options:
     Attributes:
         reference: a clone of facebookresearch/detr, or None.
         rounds: of each contest; None for as many as `SECONDS` allow.
+        data: images in COCO layout, in place of those that a script has of its own.
     """
 
     reference: Path | None = None
     rounds: int | None = None
+    data: Path | None = None
 
 
 @dataclass
@@ -159,10 +161,11 @@ def main(
     parser.add_argument(
         "--rounds", type=int, help=f"of each contest; else what {SECONDS:.0f} s allow"
     )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="images in place of its own")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
     parser.add_argument("--alone", choices=sorted(alone or ()), help=argparse.SUPPRESS)
     parsed = parser.parse_args()
-    options = Options(parsed.reference, parsed.rounds)
+    options = Options(parsed.reference, parsed.rounds, parsed.data)
     if parsed.alone:
         print(alone[parsed.alone](options))
         return

@@ -82,6 +82,7 @@ def measured(ratio: float) -> dict:
     step = {"what": "coco step", "ours, ms": 4000.0, "beside": "reference", "its ms": 5000.0}
     step["ours / its"] = {"median": ratio, "least": ratio - 0.01, "most": ratio + 0.02}
     claim = {"tables": {"A step": [step]}, "left_out": {"transformers": "ImportError: no module"}}
+    of = {"commit": "1234567", "date": "2020-01-01"}
     machine = {"processor": "one", "cores": 2, "threads": 2, "instructions": "AVX2"}
     return {
         "about": {
@@ -89,12 +90,13 @@ def measured(ratio: float) -> dict:
             "device": None,
             "gflops": 50.0,
             "versions": {"torch": "2", "transformers": None},
-            "commit": "1234567",
-            "date": "2020-01-01",
+            **of,
         },
         "claims": {
-            "training_step": claim | {"took_s": 60, "load_before": 0.1},
-            "input": {"failed": "ValueError: boxes differ", "took_s": 1, "load_before": 9.0},
+            "training_step": claim | {"took_s": 60, "load_before": 0.1} | of,
+            "input": {"failed": "ValueError: boxes differ", "took_s": 1, "load_before": 9.0}
+            | of
+            | {"commit": "7654321"},
         },
     }
 
@@ -109,6 +111,7 @@ def test_page_tells_what_was_met_missed_left_out_and_what_failed(bench):
     assert "**It failed:** ValueError: boxes differ" in page
     assert "Not there, so left out: transformers" in page
     assert "busy with other things" in page
+    assert page.count("Of commit 7654321") == 1 and "Of commit 1234567" not in page
     assert "| inference beside the reference | ≤ 0.65 | not measured |  |" in page
     page = bench["page_of"](measured(0.91), bench["scripts"]())
     assert "0.91 (0.9 to 0.93) | met |" in page

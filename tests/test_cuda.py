@@ -118,7 +118,7 @@ def step_of(variant: str, device: str, backend: str | None = None) -> np.ndarray
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert {gradient.device.type for gradient in gradients} == {device}
     norm = torch.nn.utils.get_total_norm(gradients)
-    return np.array([float(value) for value in (*losses.values(), norm)])
+    return np.array([value.item() for value in (*losses.values(), norm)])
 
 
 @pytest.mark.parametrize("variant", NAMES)
