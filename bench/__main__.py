@@ -13,14 +13,13 @@ stay as they are where machine and versions are the file's.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from page import draw_growth, page_of
+from page import draw_growth, page_of, picture_of, suffix
 
 FOLDER = Path(__file__).resolve().parent
 # In this order; whether what it measures runs on the device that models do.
@@ -94,13 +93,12 @@ def write(results: dict, file: Path) -> None:
     beside.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     os.replace(beside, file)
     page_path(file).write_text(page_of(results, scripts()))
-    if file.stem == "results":
-        draw_growth(results, FOLDER / "growth.png")
+    draw_growth(results, FOLDER / picture_of(results))
 
 
 def page_path(file: Path) -> Path:
     """Where the page of a file of results is."""
-    return file.with_name("README.md") if file.stem == "results" else file.with_suffix(".md")
+    return file.with_name(f"README{file.stem.removeprefix('results')}.md")
 
 
 def scripts() -> dict[str, str]:
@@ -137,8 +135,7 @@ def main() -> None:
             print("there is no CUDA device here: nothing is tested, nothing is measured")
             return
         here["tests"] = tested()
-        name = re.sub(r"[^a-z0-9]+", "-", here["device"].lower()).strip("-")
-        file = FOLDER / f"results-{name}.json"
+        file = FOLDER / f"results{suffix(here)}.json"
     results = {"about": here, "claims": kept_claims(file, here) if parsed.names else {}}
     arguments = [x for clone in reference for x in ("--reference", clone)]
     arguments += [] if parsed.rounds is None else ["--rounds", str(parsed.rounds)]

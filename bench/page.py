@@ -1,6 +1,7 @@
 """README.md of this folder, made of results.json and the scripts' own words; and its picture."""
 
 import ast
+import re
 from pathlib import Path
 
 from aims import AIMS, Aim
@@ -14,6 +15,20 @@ times of one round, in which all contestants take turns: the median, and in brac
 the most of the rounds. Times in ms are the least of all rounds. Below one, ours takes less.
 """
 
+PICTURED, PICTURE = "growth", "How the time of a training step grows"
+
+
+def suffix(about: dict) -> str:
+    """What the names of files end in: nothing for a processor's, else the device."""
+    if about["device"] is None:
+        return ""
+    return "-" + re.sub(r"[^a-z0-9]+", "-", about["device"].lower()).strip("-")
+
+
+def picture_of(results: dict) -> str:
+    """The name of the picture of growth."""
+    return f"growth{suffix(results['about'])}.png"
+
 
 def page_of(results: dict, scripts: dict[str, str]) -> str:
     """The page.
@@ -26,6 +41,8 @@ def page_of(results: dict, scripts: dict[str, str]) -> str:
     for name, source in scripts.items():
         if name in claims:
             parts.append(_claim(name, ast.get_docstring(ast.parse(source)), claims[name]))
+            if name == PICTURED and "tables" in claims[name]:
+                parts.append(f"![{PICTURE}]({picture_of(results)})\n")
             if claims[name]["commit"] != about["commit"]:
                 parts.append(f"Of commit {claims[name]['commit']}, {claims[name]['date']}.\n")
     return "\n".join(parts)
@@ -87,15 +104,13 @@ def _cell(aim: Aim, claims: dict) -> dict | float | None:
 
 def _claim(name: str, docstring: str, found: dict) -> str:
     title, _, rest = docstring.partition("\n")
-    parts = [f"## {title}\n", f"`bench/{name}.py`. {_without_command(rest)}\n"]
+    parts = [f"## {title.rstrip('.')}\n", f"`bench/{name}.py`. {_without_command(rest)}\n"]
     if "failed" in found:
         parts.append(f"**It failed:** {found['failed']}\n")
     for heading, rows in found.get("tables", {}).items():
         parts.append(f"{heading}:\n\n{markdown(rows)}\n")
     for contestant, why in found.get("left_out", {}).items():
         parts.append(f"Left out: {contestant}: {why}\n")
-    if name == "growth":
-        parts.append("![How the time of a training step grows](growth.png)\n")
     return "\n".join(parts)
 
 
@@ -107,7 +122,7 @@ def _without_command(text: str) -> str:
 
 def draw_growth(results: dict, path: Path) -> None:
     """The growth of a training step as a picture: a panel for each of what grows."""
-    rows: list[Row] = results["claims"].get("growth", {}).get("tables", {}).get("A step", [])
+    rows: list[Row] = results["claims"].get(PICTURED, {}).get("tables", {}).get("A step", [])
     axes = list(dict.fromkeys(row["what grows"] for row in rows))
     if not axes:
         return
