@@ -82,9 +82,9 @@ def about(reference: list[str]) -> dict:
 
 
 def environment() -> dict[str, str]:
-    """Of processes: the code is this clone's, whatever else is on the path comes after."""
+    """Of processes: the code is this clone's, then what else is on the path; no hub is asked."""
     paths = [str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1"}
 
 
 def write(results: dict, file: Path) -> None:
