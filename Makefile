@@ -15,7 +15,7 @@ INTERPRETER = "$(VENV)/bin/python"
 # Where `make cluster` keeps its cluster and its studies.
 CLUSTER ?= $(CURDIR)/runs/cluster
 
-.PHONY: help env workbook figures test browser study cluster lab python
+.PHONY: help env workbook figures test browser study bench gpu cluster lab python
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -43,6 +43,12 @@ browser: env  ## notebook 05 in a real JupyterLab, by keyboard; SMOKE=1: in abou
 
 study: env  ## train every run of the study, for many hours; goes on where it stopped
 	@$(INTERPRETER) -m detrnb study
+
+bench: env  ## what it costs, beside its peers: bench/results.json and README.md; REFERENCE=clone of facebookresearch/detr
+	@$(INTERPRETER) bench $(if $(REFERENCE),--reference "$(REFERENCE)")
+
+gpu: env  ## on a CUDA device: the tests marked so, then bench; says where there is none
+	@$(INTERPRETER) bench --gpu $(if $(REFERENCE),--reference "$(REFERENCE)")
 
 cluster: env  ## a smoke study by a real SLURM on this machine (root, Debian), cut off and compared
 	@rm -rf "$(CLUSTER)"

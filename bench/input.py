@@ -1,29 +1,26 @@
 """What reading and augmenting training's images takes: the reference's input and ours, one core.
 
-    python bench/input.py [--reference CLONE] [--data FOLDER] [--rounds 9]
+    python bench/input.py [--reference CLONE] [--data FOLDER]
 
 Preset `coco`: JPEGs with boxes through the whole augmentation into batches of two, in this process
 by one thread. Ours gives uint8, which the model normalises where it runs; the last row has the
 model do that here too, as the reference does in its input. Images are 640×480, as sharp and nearly
 as large in bytes as COCO's (quality 95, colours not thinned out), cut from the photographs that
-scikit-image and scikit-learn bring; or those of a folder in COCO layout. The reference is a clone
-of facebookresearch/detr.
+scikit-image and scikit-learn bring; `--data` names others, in COCO layout.
 
 Both get the same draws, and their boxes are held against each other first; then how far our pixels
 are from the reference's, in levels of 255, of images that are only resized and of those that are
 cropped, which the reference resizes twice and we once. Contestants take turns round by round, each
-as a stream of batches, as a worker is; a batch counts with the least time of all rounds, so that
-other load on the machine counts least.
+as a stream of batches, as a worker is.
 """
 
-import argparse
 import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +28,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from PIL import Image
+from tables import Row, spread
+from timing import NO_REFERENCE, Findings, Options, in_turns, main
 from torch import Tensor
 
 from detrnb.datasets import PHOTOGRAPHS, CocoDataset, TrainTransform, collate, read_photographs
@@ -39,6 +38,8 @@ from detrnb.settings import Config
 
 BATCH = 2  # of the preset `coco`
 IMAGES, BOXES = 34, 7  # generated; COCO has 7.3 boxes an image
+EPOCHS_COMPARED = 2
+SECONDS = 40.0  # after which no further round begins
 MEAN, STD = ([[[v]] for v in row] for row in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 SLIVER = 1.5  # pixels of the image: what one side of the comparison may have cut off, not the other
 
@@ -167,10 +168,10 @@ def levels(theirs: Tensor, ours: Tensor) -> tuple[float, float]:
     return apart.mean().item(), apart.max().item()
 
 
-def compare(sample: Callable, dataset: CocoDataset, indices: list[int]) -> dict[str, object]:
+def compare(sample: Callable, dataset: CocoDataset, indices: list[int]) -> list[Row]:
     """How far boxes and pixels are apart for the same draws."""
     boxes, pixels = 0.0, {"resized": [], "cropped": []}
-    for epoch in range(4):
+    for epoch in range(EPOCHS_COMPARED):
         dataset.set_epoch(epoch)
         for index in indices:
             (image, target), (ours, our_target) = sample(index, epoch), dataset[index]
@@ -183,92 +184,75 @@ def compare(sample: Callable, dataset: CocoDataset, indices: list[int]) -> dict[
             )
             kind = "resized" if cut.region == whole.region else "cropped"
             pixels[kind].append(levels(image, ours))
-    found: dict[str, object] = {"boxes: largest difference, share of a side": boxes}
-    for kind, rows in pixels.items():
-        mean, most = zip(*rows, strict=True)
-        found[f"{kind}: levels apart, mean and most"] = [statistics.mean(mean), max(most)]
-    return found
+    rows: list[Row] = []
+    for kind, found in pixels.items():
+        if found:
+            mean, most = zip(*found, strict=True)
+            rows.append(
+                {"images": kind, "number": len(found), "levels apart, mean": statistics.mean(mean)}
+            )
+            rows[-1]["levels apart, most"] = max(most)
+    return [row | {"boxes apart, share of a side, most": boxes} for row in rows]
 
 
-def seconds(contestants: dict[str, Callable], batches: list, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds (rounds, batches) of each contestant, which take turns round by round."""
-    times = {name: np.zeros((rounds, len(batches))) for name in contestants}
-    for row in range(rounds):
-        for name, make in contestants.items():
-            for column, batch in enumerate(batches):
-                begin = time.perf_counter()
-                make(*batch)
-                times[name][row, column] = time.perf_counter() - begin
-    return times
-
-
-def results(
-    reference: Path | None = None, data: Path | None = None, rounds: int = 9
-) -> dict[str, object]:
-    """All that this script finds; times in ms an image.
-
-    Args:
-        reference: a clone of facebookresearch/detr; None leaves it out.
-        data: a folder in COCO layout; None for a generated one.
-        rounds: of which each batch's least time counts.
-    """
+def results(options: Options) -> Findings:
+    """Milliseconds an image, and how far images are from the reference's; by one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            if data is None:
+            if options.data is None:
                 generate(Path(temporary))
-            return _results(reference, data or Path(temporary), rounds)
+            return _results(options, options.data or Path(temporary))
     finally:
         torch.set_num_threads(threads)
 
 
-def _results(reference: Path | None, root: Path, rounds: int) -> dict[str, object]:
+def _results(options: Options, root: Path) -> Findings:
+    found = Findings()
     images, annotations = root / "train2017", root / "annotations" / "instances_train2017.json"
     dataset = CocoDataset(images, annotations, TrainTransform(), contiguous=False)
     indices = list(range(len(dataset) // BATCH * BATCH))
-    kilobytes = statistics.mean(file.stat().st_size for file in images.iterdir()) / 1000
-    found: dict[str, object] = {"images": len(indices), "kB an image": kilobytes}
+    model = build_detr(Config.preset("coco").model)
 
     def ours(epoch: int, batch: list[int]) -> tuple:
         dataset.set_epoch(epoch)
         return collate([dataset[index] for index in batch])
 
-    model = build_detr(Config.preset("coco").model)
-    contestants = {
+    makers: dict[str, Callable] = {
         "ours": ours,
         "ours, normalised": lambda *batch: model.normalize(*ours(*batch)[:2]),
     }
     batches = [
         (epoch, indices[i : i + BATCH]) for epoch in range(2) for i in range(0, len(indices), BATCH)
     ]
-    if reference is None:
-        times = seconds(contestants, batches, rounds)
-    else:
-        with reference_input(reference, root) as (sample, join):
-            found |= compare(sample, dataset, indices)
-            theirs = {"reference": lambda epoch, batch: join([sample(i, epoch) for i in batch])}
-            times = seconds(theirs | contestants, batches, rounds)
-    for name, rows in times.items():
-        found[f"{name}: ms an image"] = 1e3 * float(rows.min(0).mean()) / BATCH
-    for name in contestants if reference else ():
-        ratio = times["reference"].min(0).sum() / times[name].min(0).sum()
-        found[f"{name}: times the reference's images a second"] = float(ratio)
-        by_round = (times["reference"].sum(1) / times[name].sum(1)).tolist()
-        found[f"{name}: the same by rounds, least and most"] = [min(by_round), max(by_round)]
+    with ExitStack() as stack:
+        with found.leaving_out("reference"):
+            if options.reference is None:
+                raise ValueError(NO_REFERENCE)
+            sample, join = stack.enter_context(reference_input(options.reference, root))
+            found.tables["Images apart for the same draws"] = compare(sample, dataset, indices)
+            makers["reference"] = lambda epoch, batch: join([sample(i, epoch) for i in batch])
+
+        def stream(make: Callable) -> None:
+            for batch in batches:
+                make(*batch)
+
+        sides = {name: partial(stream, make) for name, make in makers.items()}
+        times = in_turns(sides, options, SECONDS)
+    count = 2 * len(indices)
+    found.tables["Batches"] = [
+        {
+            "input": name,
+            "ms an image": spread(1e3 * taken / count),
+            "times the reference's images a second": (
+                spread(times["reference"] / taken) if "reference" in times else None
+            ),
+        }
+        for name, taken in times.items()
+    ]
     return found
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--reference", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
-    if arguments.reference is None:
-        print("without --reference CLONE (of facebookresearch/detr) it is left out")
-    for name, value in results(**vars(arguments)).items():
-        shown = value if isinstance(value, list) else [value]
-        print(f"{name:58} {'  '.join(f'{number:9.4g}' for number in shown)}")
+    main(__doc__, results)
