@@ -38,7 +38,7 @@ test: env  ## ruff, then every test, each notebook in smoke mode among them
 	@$(INTERPRETER) -m ruff check --quiet .
 	@$(INTERPRETER) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
-browser: env  ## notebook 05 in a real JupyterLab, by keyboard; SMOKE=1: in about a minute
+browser: env  ## notebook 05 in a real JupyterLab, by keyboard, and the index page; SMOKE=1: in about a minute
 	@$(INTERPRETER) tools/browser_check.py $(if $(filter-out 0,$(SMOKE)),--smoke)
 
 study: env  ## train every run of the study, for many hours; goes on where it stopped

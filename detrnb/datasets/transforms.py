@@ -7,8 +7,8 @@ image itself, to the nearest of its pixels, and resized once; boxes follow the p
 reference's pixels for the same draws (`bench/input.py`, COCO's photographs): an image that is only
 resized is at most one level of 255 away, one in 2,600 values; a cropped one 3 levels on average,
 mostly at edges, which a second resize would have blurred. In evaluation, where images are only
-resized, AP of a trained model moves by at most 0.0003 against Pillow's resizing. Colour normalisation is not here: images
-travel as uint8 and are normalised on the device.
+resized, AP of a trained model moves by at most 0.0003 against Pillow's resizing. Colour
+normalisation is not here: images travel as uint8 and are normalised on the device.
 """
 
 from dataclasses import dataclass
