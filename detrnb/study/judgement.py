@@ -142,7 +142,7 @@ class Judgement:
         plan = self.plan
         config = plan.config(plan.name, 0)
         return (
-            f"{plan.name} and {plan.baseline} were each trained {plan.seeds} times with"
+            f"{plan.name} and {plan.baseline} were each trained {_times(plan.seeds)} with"
             f" detrnb's preset {plan.preset} ({config.train.epochs} epochs,"
             f" {config.train.batch_size} images a step); runs of equal seed share the order of the"
             f" data and the initial weights of shared parts{self._scenes}. The number of seeds was"
@@ -150,3 +150,8 @@ class Judgement:
             f" {methods(self.found)}"
             f" {' '.join(self._notes)}"
         )
+
+
+def _times(count: int) -> str:
+    """How often, in words."""
+    return "once" if count == 1 else f"{count} times"
