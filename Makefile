@@ -15,7 +15,7 @@ INTERPRETER = "$(VENV)/bin/python"
 # Where `make cluster` keeps its cluster and its studies.
 CLUSTER ?= $(CURDIR)/runs/cluster
 
-.PHONY: help env workbook figures test browser study soak cluster lab python
+.PHONY: help env workbook figures test browser study soak bench gpu cluster lab python
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -38,7 +38,7 @@ test: env  ## ruff, then every test, each notebook in smoke mode among them
 	@$(INTERPRETER) -m ruff check --quiet .
 	@$(INTERPRETER) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
-browser: env  ## notebook 05 in a real JupyterLab, by keyboard; SMOKE=1: in about a minute
+browser: env  ## notebook 05 in a real JupyterLab, by keyboard, and the index page; SMOKE=1: in about a minute
 	@$(INTERPRETER) tools/browser_check.py $(if $(filter-out 0,$(SMOKE)),--smoke)
 
 study: env  ## train every run of the study, for many hours; goes on where it stopped
@@ -47,6 +47,12 @@ study: env  ## train every run of the study, for many hours; goes on where it st
 soak: env  ## break runs on purpose, for hours, into tests/soak/results.json; MINUTES=20 for a look
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(INTERPRETER) -m soak $(DRILLS) \
 	  $(if $(MINUTES),--minutes $(MINUTES))
+
+bench: env  ## what it costs, beside its peers: bench/results.json and README.md; REFERENCE=clone of facebookresearch/detr
+	@$(INTERPRETER) bench $(if $(REFERENCE),--reference "$(REFERENCE)")
+
+gpu: env  ## on a CUDA device: the tests marked so, then bench; says where there is none
+	@$(INTERPRETER) bench --gpu $(if $(REFERENCE),--reference "$(REFERENCE)")
 
 cluster: env  ## a smoke study by a real SLURM on this machine (root, Debian), cut off and compared
 	@rm -rf "$(CLUSTER)"

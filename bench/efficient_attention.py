@@ -2,21 +2,24 @@
 
     python bench/efficient_attention.py
 
-Eight heads of 32 channels, one image, from 256 to 16,384 positions. Time as medians over turns;
-memory as the most that tensors take during forward and backward. The fused kernel does not form the
-n×n matrix either, so its memory is linear too; `formed` is what attention takes that does.
+Eight heads of 32 channels, one image, from 256 to 4,096 positions. They are two functions, so no
+results are held equal. Memory is the most that tensors take during forward and backward; the fused
+kernel does not form the n×n matrix either, so its memory is linear too; `formed` is what attention
+takes that does. Efficient attention's time is linear: beside it stands by how much it grew since
+the row above, which has a quarter of the positions.
 """
 
 import torch
 import torch.nn.functional as F
-from timing import DEVICE, arguments, backward, medians
+from tables import spread
+from timing import DEVICE, OURS, Findings, Options, backward, in_turns, main
 from torch import Tensor
 
 from detrnb.training import peak_memory_of
 from detrnb.variants.efficient_attention import efficient_attention
 
-SIZES = (256, 1024, 4096, 16_384)
-FORMED_UP_TO = 4096  # beyond, several times 8 GB
+SIZES = (256, 1024, 4096)
+SECONDS = 10.0  # of each size, after which no further round begins
 
 
 def formed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -24,27 +27,41 @@ def formed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
 
 
-if __name__ == "__main__":
-    repeats = arguments(__doc__, repeats=5).repeats
-    print(f"{'n':>6} {'fused':>11} {'efficient':>11} {'ratio':>8}   MiB: fused efficient formed")
-    before = None
+KINDS = {OURS: efficient_attention, "fused": F.scaled_dot_product_attention, "formed": formed}
+
+
+def results(options: Options) -> Findings:
+    """Time and memory of each kind by the number of positions."""
+    found = Findings()
+    rows, before = [], None
     for n in SIZES:
         q, k, v = (torch.randn(1, 8, n, 32, device=DEVICE, requires_grad=True) for _ in range(3))
-
-        def step(attention, q=q, k=k, v=v):
-            return backward(lambda: attention(q, k, v))
-
-        sides = [step(F.scaled_dot_product_attention), step(efficient_attention)]
-        fused, efficient = (seconds * 1e3 for seconds in medians(sides, repeats))
-        measured = [*sides, step(formed)] if n <= FORMED_UP_TO else sides
-        memory = []
-        for side in measured:
+        steps = {
+            name: backward(lambda kind=kind, q=q, k=k, v=v: kind(q, k, v))
+            for name, kind in KINDS.items()
+        }
+        times = in_turns({name: steps[name] for name in (OURS, "fused")}, options, SECONDS)
+        memory = {}
+        for name, step in steps.items():
             q.grad = k.grad = v.grad = None  # else the first alone would pay for them
-            memory.append(f"{peak_memory_of(side, DEVICE):9.1f}")
-        print(
-            f"{n:6} {fused:8.2f} ms {efficient:8.2f} ms {fused / efficient:6.1f} x   "
-            f"{' '.join(memory)}"
-            + (f"   efficient: {efficient / before:.2f} x the quarter's time" if before else ""),
-            flush=True,
+            memory[name] = peak_memory_of(step, DEVICE)
+        least = 1e3 * float(times[OURS].min())
+        rows.append(
+            {
+                "positions": n,
+                "efficient, ms": least,
+                "fused, ms": 1e3 * float(times["fused"].min()),
+                "efficient / fused": spread(times[OURS] / times["fused"]),
+                "efficient, since a quarter": None if before is None else least / before,
+                **{f"{name}, MiB": memory[key] for name, key in NAMED.items()},
+            }
         )
-        before = efficient
+        before = least
+    found.tables["Attention alone"] = rows
+    return found
+
+
+NAMED = {"efficient": OURS, "fused": "fused", "formed": "formed"}
+
+if __name__ == "__main__":
+    main(__doc__, results)

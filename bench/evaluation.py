@@ -5,30 +5,30 @@
 Two made sets: COCO-like, a hundred detections an image of 80 classes, and like the toy set. Every
 contestant has the annotation file read, as a run has, and gets the same detections as tensors.
 First it is seen that numbers are equal, to the last digit; faster-coco-eval's need not be, and how
-far they are off is said. It is left out, and that is said too, where it is not installed.
+far they are off is said. The first edition went through pycocotools, with records made anew.
 """
 
 import contextlib
-import importlib.util
 import io
 import json
-import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from timing import DEVICE, arguments
+from tables import Row
+from timing import OURS, Findings, Options, beside, in_turns, main
 
 from detrnb.datasets import Annotations
-from detrnb.training import evaluate_coco, load_ground_truth, seconds_of
+from detrnb.training import evaluate_coco, load_ground_truth
 
 SETS = {
     "COCO-like": {"images": 500, "classes": 80, "found": 100, "side": 640, "boxes": 7.3},
     "toy-like": {"images": 300, "classes": 4, "found": 16, "side": 128, "boxes": 2.5},
 }
-OURS = "ours"
+FIRST, PYCOCOTOOLS, FASTER = "first edition", "pycocotools", "faster-coco-eval"
+SECONDS = 25.0  # of each set, after which no further round begins
 Detections = dict[int, dict[str, torch.Tensor]]
 Contestant = Callable[[Detections], list[float]]
 
@@ -127,7 +127,7 @@ def measured(evaluation: object) -> list[float]:
     return [*map(float, evaluation.stats), *(float(v.mean()) if v.size else -1.0 for v in kept)]
 
 
-def contestants(file: Path) -> dict[str, Contestant]:
+def contestants(file: Path, found: Findings) -> dict[str, Contestant]:
     """Each takes detections and gives all numbers; the file is read once, here."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -143,7 +143,7 @@ def contestants(file: Path) -> dict[str, Contestant]:
             return measured(COCOeval(read, read.loadRes(results), "bbox"))
 
     def before(detections: Detections) -> list[float]:
-        """As detrnb did until 0.2: records of everything each epoch, and pycocotools."""
+        """Records of everything each epoch, and pycocotools."""
         indexed = []
         with contextlib.redirect_stdout(io.StringIO()):
             for content in (
@@ -160,64 +160,58 @@ def contestants(file: Path) -> dict[str, Contestant]:
         metrics = evaluate_coco(truth, detections)
         return [*metrics.stats, *metrics.per_class.values(), *metrics.per_class_50.values()]
 
-    entered = {"pycocotools": pycocotools, "before": before}
-    if importlib.util.find_spec("faster_coco_eval"):
+    entered = {OURS: ours, PYCOCOTOOLS: pycocotools, FIRST: before}
+    with found.leaving_out(FASTER):
         from faster_coco_eval import COCO as FasterCOCO
         from faster_coco_eval import COCOeval_faster
 
         held = FasterCOCO(json.loads(file.read_text()))
 
         def faster(detections: Detections) -> list[float]:
-            found = held.dataset | {"annotations": as_records(detections)}
-            return measured(COCOeval_faster(held, FasterCOCO(found), "bbox"))
+            records = held.dataset | {"annotations": as_records(detections)}
+            return measured(COCOeval_faster(held, FasterCOCO(records), "bbox"))
 
-        entered["faster-coco-eval"] = faster
-    return entered | {OURS: ours}
+        entered[FASTER] = faster
+    return entered
 
 
-def results(repeats: int = 3) -> dict[str, dict]:
-    """For each set: seconds of each contestant, ours as shares of theirs, and how numbers differ.
+def results(options: Options) -> Findings:
+    """For each set: seconds of each contestant, ours in shares of theirs, and how numbers differ.
 
     Raises:
         ValueError: ours are not pycocotools' numbers.
     """
-    return {name: _one_set(name, repeats) for name in SETS}
+    found = Findings()
+    for name in SETS:
+        found.tables[f"{name}: {_words(SETS[name])}"] = _one_set(name, options, found)
+    return found
 
 
-def _one_set(name: str, repeats: int) -> dict:
+def _words(settings: dict[str, float]) -> str:
+    return (
+        f"{settings['images']} images, {settings['classes']} classes,"
+        f" {settings['found']} detections an image"
+    )
+
+
+def _one_set(name: str, options: Options, found: Findings) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "instances.json")
         detections = make(file, **SETS[name])
-        entered = contestants(file)
-        numbers = {who: np.array(measure(detections)) for who, measure in entered.items()}
-        off = {who: float(np.abs(n - numbers["pycocotools"]).max()) for who, n in numbers.items()}
-        for who in ("before", OURS):
-            if not np.array_equal(numbers[who], numbers["pycocotools"]):
+        entered = contestants(file, found)
+        numbers = {who: np.array(entered[who](detections)) for who in (OURS, PYCOCOTOOLS, FIRST)}
+        if FASTER in entered:
+            with found.leaving_out(FASTER):
+                numbers[FASTER] = np.array(entered[FASTER](detections))
+        off = {who: float(np.abs(n - numbers[PYCOCOTOOLS]).max()) for who, n in numbers.items()}
+        for who in (FIRST, OURS):
+            if off[who]:
                 raise ValueError(f"{name}: {who} differs from pycocotools by {off[who]}")
-        rounds = [
-            [seconds_of(lambda m=m: m(detections), DEVICE) for m in entered.values()]
-            for _ in range(repeats)
-        ]
-    seconds = dict(zip(entered, zip(*rounds, strict=True), strict=True))
-    ours = seconds.pop(OURS)
-    shares = {who: [o / t for o, t in zip(ours, s, strict=True)] for who, s in seconds.items()}
-    return {
-        "AP": float(numbers[OURS][0]),
-        "seconds": {who: list(s) for who, s in (seconds | {OURS: ours}).items()},
-        "ours / theirs": shares,
-        "largest difference from pycocotools": off,
-    }
+        sides = {who: lambda who=who: entered[who](detections) for who in numbers}
+        times = in_turns(sides, options, SECONDS)
+    rows = beside("12 numbers and each class's AP", times)
+    return [row | {"its numbers off by": off[row["beside"]]} for row in rows]
 
 
 if __name__ == "__main__":
-    repeats = arguments(__doc__, repeats=3).repeats
-    if not importlib.util.find_spec("faster_coco_eval"):
-        print("faster-coco-eval is not installed and left out: pip install faster-coco-eval==1.8.0")
-    for name, found in results(repeats).items():
-        print(f"\n{name}: {SETS[name]}, AP {found['AP']:.3f}")
-        print(f"{'':18}{'seconds (fastest, slowest)':>32}{'ours is':>9}{'differs by':>12}")
-        for who, times in found["seconds"].items():
-            share = statistics.median(found["ours / theirs"].get(who, [1.0]))
-            taken = f"{statistics.median(times):.3f} ({min(times):.3f}, {max(times):.3f})"
-            off = found["largest difference from pycocotools"][who]
-            print(f"{who:18}{taken:>32}{share:9.3f}{off:12.1e}")
+    main(__doc__, results)

@@ -1,45 +1,40 @@
-"""Detecting in one image, beside the reference: seconds, and the limit that products set.
+"""Detecting in one image beside the reference and transformers: seconds, and the limit.
 
     python bench/inference.py [--reference CLONE]
 
-Without a clone (bench/reference.py) ours is measured alone.
+The `coco` preset's model on an image of 800×1088 without padding, float32; ours normalises it, the
+others get it normalised. All have equal weights, and it is seen first that all predict alike.
 """
 
-from pathlib import Path
-
-import reference
+import peers
 import torch
-from limit import products_of, seconds_of_products
-from timing import arguments, medians
+from limit import limit_row
+from timing import OURS, Findings, Options, beside, in_turns, main
 
 SIZE = ((800, 1088),)
 
 
-def results(repeats: int = 5, clone: Path | None = None) -> dict[str, float]:
-    """Seconds of an image, ours and the reference's, and ours beside its products alone."""
-    model = reference.ours()[0].eval()
-    images, _, _ = reference.batch(SIZE)
+def results(options: Options) -> Findings:
+    """Seconds of an image, and ours beside its products alone."""
+    found = Findings()
+    us = peers.ours()
+    images, mask, targets = given = peers.batch(SIZE)
+    model = us.model.eval()
 
     @torch.no_grad()
-    def ours() -> object:
+    def ours() -> object:  # as `predict` does where nothing is padded
         return model(model.normalize(images))
 
-    sides = [ours]
-    if clone is not None:
-        other = reference.theirs(clone, model.state_dict())[0].eval()
-        reference.check_equal(model, other)
-        nothing = torch.zeros_like(images[:, 0], dtype=torch.bool)
-        samples = reference.nested(images, nothing)
-        sides.append(torch.no_grad()(lambda: other(samples)))
-    ours_s, *theirs_s = medians(sides, repeats)
-    products = seconds_of_products(products_of(ours), repeats)
-    found = {"ours_s": ours_s, "products_s": products, "share_of_limit": products / ours_s}
-    if theirs_s:
-        found |= {"reference_s": theirs_s[0], "of_the_reference": ours_s / theirs_s[0]}
+    sides = {OURS: ours}
+    for name, peer in peers.others(us, options, found).items():
+        with found.leaving_out(name):
+            pixels = peers.normalized(model, given)[0]
+            peer.predict(pixels, mask)
+            sides[name] = lambda peer=peer, pixels=pixels: peer.predict(pixels, mask)
+    found.tables["An image"] = beside("image of 800×1088", in_turns(sides, options))
+    found.tables["Distance from the limit"] = [limit_row("inference", ours, options)]
     return found
 
 
 if __name__ == "__main__":
-    parsed = arguments(__doc__, 5)
-    for name, value in results(parsed.repeats, parsed.reference).items():
-        print(f"{name:18} {value:8.3f}")
+    main(__doc__, results)

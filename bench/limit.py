@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from timing import DEVICE
+from tables import Row, spread
+from timing import DEVICE, OURS, Options, in_turns
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -61,9 +62,23 @@ def products_of(function: Callable[[], object]) -> Counter:
     return recorded.calls
 
 
+def limit_row(what: str, step: Callable[[], object], options: Options) -> Row:
+    """A row of how far a step is from its products: in each round both, one after the other."""
+    step()
+    calls = products_of(step)
+    sides = {OURS: step, "products": lambda: seconds_of_products(calls)}
+    times = in_turns(sides, options)
+    return {
+        "what": what,
+        "ours, ms": 1e3 * float(times[OURS].min()),
+        "its products alone, ms": 1e3 * float(times["products"].min()),
+        "share of the limit": spread(times["products"] / times[OURS]),
+    }
+
+
 @torch.no_grad()
-def seconds_of_products(calls: Counter, repeats: int) -> float:
-    """Seconds of all of them alone; of each the least of some repeats."""
+def seconds_of_products(calls: Counter) -> float:
+    """Seconds of all of them alone, each kind called once before its time is taken."""
     total = 0.0
     for (func, args, named), count in calls.items():
         given, besides = [_made(x) for x in args], {name: _made(x) for name, x in named}
@@ -72,5 +87,5 @@ def seconds_of_products(calls: Counter, repeats: int) -> float:
             return func(*given, **besides)
 
         once()
-        total += count * min(seconds_of(once, DEVICE) for _ in range(repeats))
+        total += count * seconds_of(once, DEVICE)
     return total

@@ -1,19 +1,15 @@
 """How many pixels of training's batches are padding, with and without batches by aspect ratio.
 
-    python bench/padding.py [--annotations INSTANCES.json]
+    python bench/padding.py
 
 Sizes are drawn, with replacement, from those of the 38 COCO photographs in super-gradients'
-tests/data/tinycoco (commit e0ccacf), a small sample but not one chosen by size; or taken from an
-annotation file. They go through the training transform, which draws as it does for images. Nothing
-is timed.
+tests/data/tinycoco (commit e0ccacf), a small sample but not one chosen by size. They go through the
+training transform. Nothing is timed.
 """
 
-import argparse
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
+from tables import Row
+from timing import Findings, Options, main
 
 from detrnb.datasets import TrainBatches, TrainTransform
 from detrnb.settings import Config
@@ -24,69 +20,42 @@ SIZES = {  # (width, height): how many of the 38 have it
     **{(500, 423): 1, (640, 500): 1, (640, 462): 1, (640, 425): 1, (461, 500): 1, (634, 640): 1},
 }
 BATCH_SIZES = (2, 4, 8)  # of one process
+COUNT = 20_000
+WAYS = {"shuffled": False, "by aspect ratio": True}
 
 
-@dataclass
-class Shape:
-    """As much of an image as the transform needs to know its size."""
-
-    size: tuple[int, int]
-
-    @property
-    def width(self) -> int:
-        return self.size[0]
-
-    @property
-    def height(self) -> int:
-        return self.size[1]
-
-    def transpose(self, method: object) -> "Shape":
-        return self
-
-    def resize(self, size: tuple[int, int], method: object) -> "Shape":
-        return Shape(size)
-
-    def crop(self, region: tuple[int, int, int, int]) -> "Shape":
-        left, top, right, bottom = region
-        return Shape((right - left, bottom - top))
-
-
-def read_sizes(annotations: Path | None, count: int = 20_000) -> np.ndarray:
+def drawn_sizes(count: int) -> np.ndarray:
     """Width and height of each image (n, 2)."""
-    if annotations is not None:
-        records = json.loads(annotations.read_bytes())["images"]
-        return np.array([(record["width"], record["height"]) for record in records])
     sizes, weights = np.array(list(SIZES)), np.array(list(SIZES.values()))
     return np.random.default_rng(0).choice(sizes, count, p=weights / weights.sum())
 
 
-def padding(batches: list[list[int]], shapes: np.ndarray) -> str:
+def padding(batches: list[list[int]], shapes: np.ndarray) -> tuple[float, float]:
     """Share of padding in batches of images of sizes (n, 2), and the largest padded image."""
     padded = shapes[np.array(batches)].max(axis=1).prod(axis=1)
     images = shapes.prod(axis=1)[np.array(batches)].sum()
-    return f"{1 - images / (padded.sum() * len(batches[0])):6.1%} {padded.max() / 1e6:5.2f}"
+    return float(1 - images / (padded.sum() * len(batches[0]))), float(padded.max() / 1e6)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--annotations", type=Path)
-    sizes = read_sizes(parser.parse_args().annotations)
+def results(options: Options) -> Findings:
+    """The share of padding among all pixels, and the largest image with its padding."""
     data = Config.preset("coco").data
     whole = TrainTransform(data.train_sizes, data.max_size, crop=None)
-    print(f"{len(sizes)} images. Padding among all pixels, and the largest image with its padding")
-    print(f"in megapixels: {'shuffled':>28}    by aspect ratio")
+    sizes = drawn_sizes(COUNT)
+    rows: list[Row] = []
     for name, transform in (("coco", TrainTransform()), ("coco, data.crop=false", whole)):
-        rng, none = np.random.default_rng(1), np.zeros((0, 4), dtype=np.float32)
-        shapes = np.array([transform(Shape(tuple(s)), none, none, rng)[0].size for s in sizes])
+        rng = np.random.default_rng(1)
+        shapes = np.array([transform(size, rng).size for size in map(tuple, sizes.tolist())])
         for batch_size in BATCH_SIZES:
-            found = [
-                padding(list(TrainBatches(len(sizes), batch_size, 0, aspects=aspects)), shapes)
-                for aspects in (None, sizes[:, 0] / sizes[:, 1])
-            ]
-            print(f"{name:22} batch {batch_size}: {'   '.join(found)}")
+            row: Row = {"preset": name, "batch": batch_size}
+            for way, aspects in WAYS.items():
+                ordered = sizes[:, 0] / sizes[:, 1] if aspects else None
+                batches = list(TrainBatches(len(sizes), batch_size, 0, aspects=ordered))
+                share, largest = padding(batches, shapes)
+                row |= {f"padding, {way}": share, f"largest, megapixels, {way}": largest}
+            rows.append(row)
+    return Findings({"Padding among all pixels": rows})
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, results)

@@ -9,15 +9,22 @@ projector for a constant. Attention-like: queries and keys N(0, 1) of 32 channel
 in an untrained model, a twentieth of these scores, which float32 may not resolve, so that `gram`
 solves again in float64.
 
-First a table of how well both solvers in float32 agree with an SVD in float64; `band` is the share
-of values within 2e-4 of the mean, which rounding may put on either side.
+The second table is how well both solvers in float32 agree with an SVD in float64; `band` is the
+share of values within 2e-4 of the mean, which rounding may put on either side. Where times are
+taken the parts may differ by that band.
 """
 
 import torch
-from timing import DEVICE, arguments, compare
+from tables import Row
+from timing import DEVICE, OURS, Findings, Options, beside, in_turns, main
 from torch import Tensor
 
 from detrnb.variants.svd_split import BAND, Gradient, project, spectrum
+
+SIZES = (289, 841)
+GRADIENTS: tuple[Gradient, ...] = ("exact", "held")
+SVD = "torch.linalg.svd"
+SECONDS = 12.0  # of each contest, after which no further round begins
 
 
 def by_svd(matrix: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,9 +69,9 @@ def matrices(n: int) -> dict[str, Tensor]:
     }
 
 
-def agreement(n: int) -> None:
-    """Print, for each kind and solver, what differs from the split by an SVD in float64."""
-    print(f"{'n = ' + str(n):16} {'solver':6} kept (float64)  context off by  band   P² - P  trace")
+def agreement(n: int) -> list[Row]:
+    """For each kind and solver, what differs from the split by an SVD in float64."""
+    rows = []
     for name, matrix in matrices(n).items():
         U, values, Vh = torch.linalg.svd(matrix)
         mean = values.mean()
@@ -76,34 +83,58 @@ def agreement(n: int) -> None:
             kept = split.vectors * split.is_context
             P = (kept @ kept.mT).cpu()
             off = (matrix.float() @ P - expected).norm() / matrix.norm()
-            print(
-                f"{name:16} {solver:6} {int(split.is_context.sum()):4} ({int(above.sum()):4})"
-                f" {off:16.0e} {band:8.0e} {(P @ P - P).abs().max():8.0e}"
-                f" {(P.trace() - split.is_context.sum()).abs():6.0e}"
+            count = int(split.is_context.sum())
+            rows.append(
+                {
+                    "matrix": f"{name}, n = {n}",
+                    "solver": solver,
+                    "kept": count,
+                    "kept in float64": int(above.sum()),
+                    "context off by": float(off),
+                    "band": float(band),
+                    "P² - P": float((P @ P - P).abs().max()),
+                    "trace off by": float((P.trace() - count).abs()),
+                }
             )
+    return rows
 
 
-if __name__ == "__main__":
-    repeats = arguments(__doc__, repeats=3).repeats
-    agreement(64)
-    agreement(841)
-    for n in (289, 841):
+def check_equal(matrix: Tensor, values: Tensor) -> None:
+    """Raises AssertionError where both splits differ by more than the band around the mean."""
+    singular = torch.linalg.svdvals(matrix)
+    near = (singular / singular.mean(-1, keepdim=True) - 1).abs() <= 2 * BAND
+    band = (singular * near).square().sum().sqrt() / singular.square().sum().sqrt()
+    for mine, other in zip(ours(matrix, values, "held"), by_svd(matrix, values), strict=True):
+        off = (mine - other).norm() / values.norm()
+        assert off <= 1e-3 + 2 * band, f"parts differ by {off:.1e}, the band is {band:.1e}"
+
+
+def results(options: Options) -> Findings:
+    """Times beside torch's SVD, then agreement with float64."""
+    found = Findings()
+    rows = []
+    for n in SIZES:
         for kind, spread in (("attention-like", 1.0), ("near-uniform", 0.05)):
             generator = torch.Generator().manual_seed(0)
             q, k, v = torch.randn(3, 8, n, 32, generator=generator).to(DEVICE)
             matrix = (spread * q @ k.mT / 32**0.5).softmax(-1)
             name = f"n = {n}, {kind}"
-            compare(
-                f"{name}: forward",
-                lambda m=matrix, v=v: by_svd(m, v),
-                lambda m=matrix, v=v: ours(m, v, "held"),
-                repeats,
-            )
+            check_equal(matrix, v)
+            sides = {
+                OURS: lambda m=matrix, v=v: ours(m, v, "held"),
+                SVD: lambda m=matrix, v=v: by_svd(m, v),
+            }
+            rows += beside(f"{name}: forward", in_turns(sides, options, SECONDS))
             matrix, v = matrix.clone().requires_grad_(), v.clone().requires_grad_()
-            for gradient in ("exact", "held"):
-                compare(
-                    f"{name}: forward and backward, {gradient}",
-                    with_backward(by_svd, matrix, v),
-                    with_backward(ours, matrix, v, gradient),
-                    repeats,
-                )
+            sides = {gradient: with_backward(ours, matrix, v, gradient) for gradient in GRADIENTS}
+            times = in_turns(sides | {SVD: with_backward(by_svd, matrix, v)}, options, SECONDS)
+            for gradient in GRADIENTS:
+                both = {OURS: times[gradient], SVD: times[SVD]}
+                rows += beside(f"{name}: forward and backward, {gradient}", both)
+    found.tables["Splitting"] = rows
+    found.tables["Agreement with float64"] = agreement(64) + agreement(841)
+    return found
+
+
+if __name__ == "__main__":
+    main(__doc__, results)

@@ -1,22 +1,33 @@
-"""A training step of the `coco` preset beside the reference's, and what makes it fast, by parts.
+"""A training step of the `coco` preset beside the reference's and transformers', time and memory.
 
     python bench/training_step.py [--reference CLONE]
 
-Ratios are of medians over alternating repeats, so that a noisy machine slows both sides alike.
-Memory is what two steps add to the peak of a process of their own. Without a clone
-(bench/reference.py) ours is measured alone.
+Two images of up to 800×1088 with seven boxes each, float32, all of a step but reading images: ours
+normalises them, the others get them normalised. All start from equal weights, and it is seen first
+that all predict alike. Memory is what the model and two steps take at most, in a process of their
+own. Under it what makes ours fast, by parts, each beside what torch has for it, results held
+equal first.
 """
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-import reference
+import peers
 import torch
 import torch.nn.functional as F
-from limit import products_of, seconds_of_products
-from timing import DEVICE, arguments, backward, compare, medians
+from limit import limit_row
+from tables import Row, spread
+from timing import (
+    DEVICE,
+    OURS,
+    Findings,
+    Options,
+    backward,
+    beside,
+    in_own_process,
+    in_turns,
+    main,
+    memory_now,
+)
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.ops import FrozenBatchNorm2d
@@ -25,23 +36,26 @@ from detrnb.model import MultiheadAttention, ResNetBody, build_criterion
 from detrnb.settings import Config
 from detrnb.training import peak_memory_mb
 
+STEP_SECONDS, PART_SECONDS = 40.0, 5.0
+MEMORY_RUNS = 2  # of each contestant
 
-def attention(repeats: int) -> dict[str, float]:
-    """An encoder layer's self-attention at 800×1088 (S = 850), without and with its weights."""
+
+def attention() -> tuple[str, str, Callable, Callable]:
+    """An encoder layer's self-attention at 800×1088 (S = 850)."""
     ours = MultiheadAttention(256, 8).to(DEVICE)
     theirs = nn.MultiheadAttention(256, 8, batch_first=True).to(DEVICE)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 850, 256, device=DEVICE)
-    return compare(
-        "self-attention, fp32: torch's with weights, ours",
-        backward(lambda: theirs(x, x, x, need_weights=True)[0]),
-        backward(lambda: ours(x, x, x)),
-        repeats,
+    sides = (
+        lambda: theirs(x, x, x, need_weights=True)[0],
+        lambda: ours(*ours.project(x, x, x), None),
     )
+    _check(*sides)
+    return "self-attention, S = 850", "torch's, with its weights", *map(backward, sides)
 
 
-def bf16_attention(repeats: int) -> dict[str, float]:
-    """The toy model's self-attention under bf16 autocast: fused kernel in bf16, ours."""
+def bf16_attention() -> tuple[str, str, Callable, Callable]:
+    """The toy model's self-attention under bf16 autocast."""
     attention = MultiheadAttention(128, 4).to(DEVICE)
     x = torch.randn(32, 64, 128, device=DEVICE)
 
@@ -52,19 +66,21 @@ def bf16_attention(repeats: int) -> dict[str, float]:
     def autocast(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def inner() -> Tensor:
             with torch.autocast(DEVICE.type, torch.bfloat16):
-                return function()
+                return function().float()
 
         return inner
 
-    return compare(
-        "self-attention under bf16: fused kernel in bf16, ours",
+    ours = autocast(lambda: attention.attend(*attention.project(x, x, x), None))
+    _check(autocast(fused), ours, 0.02)
+    return (
+        "self-attention under bf16",
+        "fused kernel in bf16",
         backward(autocast(fused)),
-        backward(autocast(lambda: attention.attend(*attention.project(x, x, x), None))),
-        repeats,
+        backward(ours),
     )
 
 
-def folded_norms(repeats: int) -> dict[str, float]:
+def folded_norms() -> tuple[str, str, Callable, Callable]:
     """ResNet-50 forward and backward: torchvision with frozen norms, ours with them folded."""
     theirs = get_model("resnet50", norm_layer=FrozenBatchNorm2d).to(DEVICE)
     ours = ResNetBody("resnet50", dilation=False).to(DEVICE)
@@ -76,15 +92,12 @@ def folded_norms(repeats: int) -> dict[str, float]:
     layers = nn.Sequential(stem, theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4)
     last = {"memory_format": torch.channels_last}  # as `fit` lays both out
     images, layers, ours = images.to(**last), layers.to(**last), ours.to(**last)
-    return compare(
-        "ResNet-50, 320×320: torchvision's frozen norms, ours folded",
-        backward(lambda: layers(images)),
-        backward(lambda: ours(images)),
-        repeats,
-    )
+    sides = (lambda: layers(images)), (lambda: ours(images))
+    _check(*sides)
+    return "ResNet-50, 320×320", "torchvision's, norms frozen", *map(backward, sides)
 
 
-def matching(repeats: int) -> dict[str, float]:
+def matching() -> tuple[str, str, Callable, Callable]:
     """Matching six decoder layers: one at a time, all in one pass."""
     matcher = build_criterion(Config.preset("coco").model).matcher
     logits = torch.randn(6, 8, 100, 92, device=DEVICE)
@@ -96,66 +109,103 @@ def matching(repeats: int) -> dict[str, float]:
         }
         for n in (3, 7, 1, 12, 0, 25, 5, 8)
     ]
-    return compare(
-        "matching 6 layers, batch of 8: layer by layer, one pass",
-        lambda: [matcher(logits[i : i + 1], boxes[i : i + 1], targets) for i in range(6)],
-        lambda: matcher(logits, boxes, targets),
-        repeats,
-    )
+
+    def by_layer() -> list:
+        layers = [matcher(logits[i : i + 1], boxes[i : i + 1], targets) for i in range(6)]
+        return [matches for (matches,) in layers]
+
+    def at_once() -> list:
+        return [*matcher(logits, boxes, targets)]
+
+    for mine, other in zip(at_once(), by_layer(), strict=True):
+        for (q, t), (queries, places) in zip(mine, other, strict=True):
+            assert (q == queries).all() and (t == places).all()
+    return "matching 6 layers, batch of 8", "layer by layer", by_layer, at_once
 
 
-def coco_step(repeats: int, clone: Path | None) -> dict[str, float]:
-    """Two images of up to 800×1088, all but reading them."""
-    model, criterion = reference.ours()
-    steps = [reference.our_step(model, criterion)]
-    if clone is not None:
-        other, judge = reference.theirs(clone, model.state_dict())
-        reference.check_equal(model, other)
-        steps.append(reference.their_step(other, judge))
-    ours_s, *theirs_s = medians(steps, repeats)
-    products = seconds_of_products(products_of(steps[0]), 3)
-    found = {"ours_s": ours_s, "products_s": products, "share_of_limit": products / ours_s}
-    if theirs_s:
-        found |= {"reference_s": theirs_s[0], "of_the_reference": ours_s / theirs_s[0]}
+def _check(theirs: Callable[[], Tensor], ours: Callable[[], Tensor], off: float = 1e-3) -> None:
+    torch.testing.assert_close(ours(), theirs(), atol=off, rtol=off)
+
+
+PARTS = (attention, bf16_attention, folded_norms, matching)
+
+
+def parts(options: Options, found: Findings) -> list[Row]:
+    """What makes a step fast, each beside what it replaces."""
+    rows = []
+    for part in PARTS:
+        with found.leaving_out(part.__name__):
+            what, name, theirs, ours = part()
+            rows += beside(what, in_turns({OURS: ours, name: theirs}, options, PART_SECONDS))
+    return rows
+
+
+def memory(options: Options, there: list[str], found: Findings) -> list[Row]:
+    """MiB that two steps and the model add, each side in processes of its own, in turns."""
+    besides = [] if options.reference is None else ["--reference", str(options.reference)]
+    taken: dict[str, list[float]] = {name: [] for name in there}
+    for _ in range(options.rounds or MEMORY_RUNS):
+        for name in [n for n in taken if f"{n}'s memory" not in found.left_out]:
+            with found.leaving_out(f"{name}'s memory"):
+                taken[name].append(in_own_process(__file__, "--alone", name, *besides))
+    ours = taken.pop(OURS)
+    rows = [
+        {
+            "what": "model and two steps",
+            "ours, MiB": min(ours),
+            "beside": name,
+            "its MiB": min(theirs),
+            "ours / its": spread(o / t for o, t in zip(ours, theirs, strict=True)),
+        }
+        for name, theirs in taken.items()
+        if len(theirs) == len(ours)
+    ]
+    return rows or [{"what": "model and two steps", "ours, MiB": min(ours), "beside": "nobody"}]
+
+
+def added_by(name: str) -> Callable[[Options], float]:
+    """MiB that a contestant and two of its steps add to what this process takes."""
+
+    def measured(options: Options) -> float:
+        before = memory_now()
+        peer = us = peers.ours()
+        if name == peers.REFERENCE:
+            peer = peers.reference(options.reference, us.model)
+        elif name == peers.TRANSFORMERS:
+            peer = peers.transformers(us.model)
+        given = peers.batch() if peer is us else peers.normalized(us.model, peers.batch())
+        step = peer.step(given)
+        del us
+        step()
+        step()
+        return peak_memory_mb(DEVICE) - before
+
+    return measured
+
+
+def results(options: Options) -> Findings:
+    """All that is measured here."""
+    found = Findings()
+    us = peers.ours()
+    there = peers.others(us, options, found)
+    given = peers.batch()
+    steps = {OURS: us.step(given)}
+    for name, peer in there.items():
+        with found.leaving_out(name):
+            step = peer.step(peers.normalized(us.model, given))
+            step()
+            steps[name] = step
+    found.tables["A step"] = beside("coco step", in_turns(steps, options, STEP_SECONDS))
+    with found.leaving_out("distance from the limit"):
+        found.tables["Distance from the limit"] = [limit_row("coco step", steps[OURS], options)]
+    names = [*steps]
+    del steps, there, us
+    with found.leaving_out("memory"):
+        found.tables["Memory"] = memory(options, names, found)
+    found.tables["By parts"] = parts(options, found)
     return found
-
-
-def coco_memory(clone: Path | None) -> dict[str, float]:
-    """MiB that two steps add, each side in a process of its own."""
-    sides = {"ours": []} | ({} if clone is None else {"reference": ["--reference", str(clone)]})
-    found = {}
-    for side, besides in sides.items():
-        command = [sys.executable, __file__, "--repeats", "0", *besides]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found[f"{side}_mb"] = float(printed.split()[-1])
-    if clone is not None:
-        found["of_the_reference"] = found["ours_mb"] / found["reference_mb"]
-    return found
-
-
-def _memory_of_two_steps(clone: Path | None) -> float:
-    """In this process, of the reference where there is a clone, else of ours."""
-    if clone is None:
-        step = reference.our_step(*reference.ours())
-    else:
-        step = reference.their_step(*reference.theirs(clone))
-    before = peak_memory_mb(DEVICE)
-    step()
-    step()
-    return peak_memory_mb(DEVICE) - before
-
-
-def results(repeats: int = 5, clone: Path | None = None) -> dict[str, dict[str, float]]:
-    """All that is measured here, by part."""
-    parts = (attention, bf16_attention, folded_norms, matching)
-    found = {part.__name__: part(repeats) for part in parts}
-    return found | {"coco_step": coco_step(repeats, clone), "coco_memory": coco_memory(clone)}
 
 
 if __name__ == "__main__":
-    parsed = arguments(__doc__, 5)
-    if parsed.repeats:
-        for part, numbers in results(parsed.repeats, parsed.reference).items():
-            print(part, *(f"{name} {value:.3f}" for name, value in numbers.items()))
-    else:
-        print(_memory_of_two_steps(parsed.reference))
+    names = (OURS, peers.REFERENCE, peers.TRANSFORMERS)
+    main(__doc__, results, {name: added_by(name) for name in names})

@@ -3,9 +3,10 @@
     python bench/variants.py
 
 At the sizes of the preset `toy`, a batch of 32 from cached features, so without the backbone:
-forward, losses with matching, backward, AdamW, in float32. Times are medians over repeats, in which
-all take a step in turn. Memory is what a step's tensors take at most beyond weights and the
-optimizer's state, in a process of its own for each. Parameters are those that train.
+forward, losses with matching, backward, AdamW, in float32. All take a step in turn. Memory is what
+a step's tensors take at most beyond weights and the optimizer's state, in a process of its own for
+each. Parameters are those that train. Time and memory are in shares of DETR's. They are other
+functions than DETR, so no results are held equal; `tests/variants/` holds what they compute.
 """
 
 import multiprocessing
@@ -13,11 +14,14 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from timing import DEVICE, arguments, medians
+from tables import spread
+from timing import DEVICE, Findings, Options, in_turns, main
 
 from detrnb.model import build_criterion, build_detr
 from detrnb.settings import BASELINE, VARIANTS, Config
 from detrnb.training import peak_memory_of
+
+SECONDS = 30.0  # after which no further round begins
 
 
 def training_step(variant: str) -> tuple[Callable[[], None], int]:
@@ -56,27 +60,32 @@ def peak(variant: str) -> float:
     return peak_memory_of(step, DEVICE)
 
 
-def results(repeats: int = 7) -> dict[str, dict[str, float]]:
-    """By variant its `parameters`, and `time` and `memory` of a step in shares of DETR's."""
-    names = [name for name, variant in VARIANTS.items() if variant is None or not variant.is_own]
-    steps, parameters = zip(*map(training_step, names), strict=True)
-    seconds = medians([*steps], repeats)
-    fresh = {"max_workers": 1, "max_tasks_per_child": 1}
+def results(options: Options) -> Findings:
+    """By variant its parameters, and time and memory of a step in shares of DETR's."""
+    found = Findings()
+    steps, parameters = {}, {}
+    for name, variant in VARIANTS.items():
+        if variant is None or not variant.is_own:
+            with found.leaving_out(name):
+                step, parameters[name] = training_step(name)
+                step()
+                steps[name] = step
+    seconds = in_turns(steps, options, SECONDS)
+    # Two at a time: what tensors take does not depend on it.
+    fresh = {"max_workers": 2, "max_tasks_per_child": 1}
     with ProcessPoolExecutor(**fresh, mp_context=multiprocessing.get_context("spawn")) as pool:
-        peaks = [*pool.map(peak, names)]
-    detr = names.index(BASELINE)
-    return {
-        name: {
-            "parameters": parameters[i],
-            "time": seconds[i] / seconds[detr],
-            "memory": peaks[i] / peaks[detr],
+        peaks = dict(zip(steps, pool.map(peak, steps), strict=True))
+    found.tables["A step"] = [
+        {
+            "variant": name,
+            "parameters": parameters[name],
+            "time": spread(seconds[name] / seconds[BASELINE]),
+            "memory": peaks[name] / peaks[BASELINE],
         }
-        for i, name in enumerate(names)
-    }
+        for name in steps
+    ]
+    return found
 
 
 if __name__ == "__main__":
-    repeats = arguments(__doc__).repeats
-    print(f"{'':20} parameters   time  memory, in shares of {BASELINE}'s")
-    for name, cost in results(repeats).items():
-        print(f"{name:20} {cost['parameters']:10,} {cost['time']:6.2f} {cost['memory']:7.2f}")
+    main(__doc__, results)

@@ -12,3 +12,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DETRNB_MIRROR"] = ""
 # Nor are its runs and data anywhere but where it is.
 os.environ.pop("DETRNB_HOME", None)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "cuda: on CUDA devices, by `make gpu` (pytest -m cuda)")
+    # Everywhere alike: on a machine with devices too, all but those run on the processor.
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""

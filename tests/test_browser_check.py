@@ -54,6 +54,13 @@ def test_a_failed_installation_checks_nothing_and_a_failed_check_fails(monkeypat
     assert capsys.readouterr().err == "browser check: JupyterLab ended: no port\n"
 
 
+def test_an_index_that_cannot_be_made_fails_with_the_reason(tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "07_compare_runs.ipynb: code cell 3 failed")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(RuntimeError, match="--only 07: 07_compare_runs.ipynb: code cell 3 failed"):
+        browser_check.make_index(tmp_path)
+
+
 def test_the_project_it_runs_in_shares_data_and_runs_but_not_figures(tmp_path):
     browser_check.make_project(tmp_path, smoke=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -1,13 +1,55 @@
-// Use the explorer of an open notebook by keyboard: browser_check.js URL CHROMIUM FOLDER
+// Use the explorer of an open notebook by keyboard, and look at the workbook's index:
+// browser_check.js URL CHROMIUM FOLDER INDEX
 // Prints what it did; the exit code is 1 where something is wrong. Called by browser_check.py.
 const { chromium } = require("playwright-core");
-const [url, executablePath, folder] = process.argv.slice(2);
+const { existsSync } = require("fs");
+const { fileURLToPath, pathToFileURL } = require("url");
+const [url, executablePath, folder, index] = process.argv.slice(2);
 const quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"];
 quiet.push("--disable-background-networking", "--disable-component-update");
 quiet.push("--no-sandbox"); // root, as in a container, cannot have one
 
+// The index fits a desk's and a phone's window, asks for nothing from elsewhere, and is whole.
+async function lookAtIndex(browser) {
+  const faults = [];
+  for (const width of [1280, 390]) {
+    const page = await browser.newPage({ viewport: { width, height: 900 } });
+    page.on("pageerror", (error) => faults.push(`index: page error: ${error.message}`));
+    await page.route(
+      ({ protocol }) => protocol !== "file:" && protocol !== "data:",
+      (route) => faults.push(`index asks for ${route.request().url()}`) && route.abort(),
+    );
+    await page.goto(pathToFileURL(index).href);
+    const seen = await page.evaluate(() => ({
+      wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+      scripts: document.scripts.length,
+      sections: document.querySelectorAll("section table").length,
+      blank: [...document.images].filter((image) => !image.naturalWidth).length,
+      pictures: document.images.length,
+      cards: document.querySelectorAll("article").length,
+      inside: [...document.querySelectorAll('a[href^="#"]')].map((link) => link.hash),
+      ids: [...document.querySelectorAll("[id]")].map((element) => `#${element.id}`),
+      files: [...document.links].map((link) => link.href).filter((x) => x.startsWith("file:")),
+    }));
+    const at = `index at ${width} pixels`;
+    if (seen.wide > 0) faults.push(`${at}: ${seen.wide} pixels too wide`);
+    if (seen.scripts) faults.push(`${at}: ${seen.scripts} scripts`);
+    if (seen.blank) faults.push(`${at}: ${seen.blank} pictures do not show`);
+    if (!seen.sections) faults.push(`${at}: no table of verdicts`);
+    const lost = seen.inside.filter((place) => !seen.ids.includes(place));
+    lost.push(...seen.files.filter((file) => !existsSync(fileURLToPath(file.split("#")[0]))));
+    if (lost.length) faults.push(`${at}: links lead nowhere: ${lost}`);
+    await page.screenshot({ path: `${folder}/index_${width}.png`, fullPage: true });
+    console.log(`${at}: ${seen.cards} notebooks, ${seen.pictures} pictures`);
+    await page.close();
+  }
+  return faults;
+}
+
 async function main() {
   const browser = await chromium.launch({ executablePath, args: quiet });
+  const atIndex = await lookAtIndex(browser);
+  if (atIndex.length) throw new Error(atIndex.join("\n"));
   const page = await browser.newPage({ viewport: { width: 1200, height: 900 } });
   const faults = [];
   page.on("pageerror", (error) => faults.push(`page error: ${error.message}`));

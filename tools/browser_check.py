@@ -1,4 +1,4 @@
-"""Open notebook 05 in a real JupyterLab and use its explorer by keyboard: `make browser`.
+"""The workbook's index and notebook 05's explorer in a real browser: `make browser`.
 
 Needs Chromium, node and playwright-core, and installs what is missing: the first two by apt where
 it may, the last by npm into the environment. Where that cannot be done it says so and checks
@@ -25,6 +25,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "05_attention_maps.ipynb"
+FOR_INDEX = "07"  # has verdicts and decisions, reads logs and trains nothing
 PLAYWRIGHT = "playwright-core@1.65.0"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 START_SECONDS = 60
@@ -95,6 +96,23 @@ def make_project(folder: Path, *, smoke: bool) -> None:
     nbformat.write(notebook, folder / "notebooks" / NOTEBOOK)
 
 
+def make_index(folder: Path) -> Path:
+    """The index of a workbook in which one notebook has run, in a project of its own.
+
+    Raises:
+        RuntimeError: the notebook fails; holds what was said.
+    """
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    (folder / "data").symlink_to(ROOT / "data", target_is_directory=True)
+    command = [sys.executable, "-m", "detrnb", "workbook", "--smoke", "--only", FOR_INDEX]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DETRNB_HOME": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-1000:]}")
+    return folder / "runs" / "workbook" / "index.html"
+
+
 @contextmanager
 def jupyter_lab(folder: Path) -> Iterator[str]:
     """A JupyterLab in the project, with nobody's own settings; gives the notebook's address.
@@ -141,12 +159,13 @@ def check(*, smoke: bool) -> int:
     """Run the check; returns the exit code of the part in the browser."""
     browser, modules = find_browser(), find_playwright()
     shots = ROOT / "runs" / "browser"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as workbook:
+        index = make_index(Path(workbook))
         make_project(Path(folder), smoke=smoke)
         shots.mkdir(parents=True, exist_ok=True)
         with jupyter_lab(Path(folder)) as address:
             script = Path(__file__).with_suffix(".js")
-            command = ["node", script, address, browser, shots]
+            command = ["node", script, address, browser, shots, index]
             environment = {**os.environ, "NODE_PATH": str(modules)}
             return subprocess.run(command, env=environment, timeout=CHECK_SECONDS).returncode
 

@@ -13,7 +13,15 @@ from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
 from detrnb.compare.judging import Verdicts, verdicts
 from detrnb.compare.ladder import Ladder, ladder_of, read_ladder
 from detrnb.compare.paper import latex, methods
-from detrnb.compare.planned import Control, Family, Pair, PlannedEntry, StudyPlan, Trials
+from detrnb.compare.planned import (
+    FIRST_REPLICATE,
+    Control,
+    Family,
+    Pair,
+    PlannedEntry,
+    StudyPlan,
+    Trials,
+)
 from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records
 from detrnb.compare.reporting import audits_text, report, verdicts_markdown, verdicts_text
 from detrnb.compare.ruling import DELTA, Ruling, pairs_needed, rule, rule_family
@@ -43,6 +51,7 @@ __all__ = [
     "DELTA",
     "Difference",
     "FEWEST_SEEDS",
+    "FIRST_REPLICATE",
     "Family",
     "Finding",
     "LEVEL",

@@ -173,12 +173,26 @@ def _difference(
             weight="part of a gain may be size" if share > 0.01 else "too few to matter as size",
         )
     parts = _other_parts(name, x.value, y.value) if isinstance(x.value, Mapping) else ()
+    texts = [x.text, y.text]
+    if name == "schedule" and x.text == y.text:  # then only the rates tell
+        texts = _rates_apart(x, y)
     return Difference(
-        *(name, x.text, y.text, effect),
+        *(name, *texts, effect),
         decisive=decisive and sure,
         doubtful=decisive and not sure,
         parts=tuple(parts),
     )
+
+
+def _rates_apart(first: Finding, second: Finding) -> list[str]:
+    """Both schedules with their rates in two epochs between which they go furthest apart."""
+    ratios = (first.value / second.value).dropna()
+    start = ratios.index[0]
+    far = (ratios / ratios[start] - 1).abs().idxmax()
+    return [
+        f"{side.text}: {side.value[start]:.3g} in epoch {start}, {side.value[far]:.3g} in {far}"
+        for side in (first, second)
+    ]
 
 
 def _sets_that_fit(first: dict[str, Finding], second: dict[str, Finding]) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from detrnb.compare.ruling import DELTA
 from detrnb.compare.statistics import FEWEST_SEEDS, LEVEL
 from detrnb.runs import write_whole
-from detrnb.settings import Config, resolve
+from detrnb.settings import SCENES, Config, resolve
 
 RULE = (
     f"Paired t test over replicates, Holm within each family at {100 * LEVEL:g} %: better, worse;"
@@ -25,7 +25,7 @@ FAILED_RUNS = (
     "A run that diverges counts as AP 0 in trials; in judgement its entry is unstable (k of n). One"
     " that is stopped from outside goes on from its last epoch."
 )
-SCENES = "data.toy.seed"  # governs which photographs, digits and layouts a replicate has
+FIRST_REPLICATE = 200  # of those that are judged; numbers below 100 are for development
 
 
 class _Stated(BaseModel):
@@ -91,7 +91,7 @@ class StudyPlan(_Stated):
 
     name: str
     preset: str
-    first: int = 200  # replicate
+    first: int = FIRST_REPLICATE
     delta: float = DELTA
     level: float = LEVEL
     entries: tuple[PlannedEntry, ...]

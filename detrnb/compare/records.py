@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from detrnb.runs import (
     remarks,
     what_counts,
 )
-from detrnb.settings import BASELINE, Config
+from detrnb.settings import BASELINE, SCENES, Config
 
 _RUN_NAME = re.compile(r"(?P<entry>.+?)-s\d+(-[0-9a-f]{8})?( \(\d+\))?")
 
@@ -138,7 +138,10 @@ def read_record(source: Source) -> Record:
     other = foreign_log(path)
     if other is not None and not _of_a_relative(other):
         return _of_another_tool(path, other)
-    lines = read_log(path)
+    try:
+        lines = read_log(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; known are {KNOWN}" if path.is_file() else error) from None
     if path.is_file():
         folder = path.parent.resolve().name if path.name == "log.txt" else ""
         return _checked(Record(folder or path.stem, lines))
@@ -191,20 +194,46 @@ def _checked(record: Record) -> Record:
 
 
 def read_records(sources: Iterable[Source]) -> list[Record]:
-    """Read several; further ones of one name are numbered, so that names are unique.
+    """Read several, under names that are unique.
 
     Raises:
         ValueError: as for `read_record`, or there are none.
     """
-    records: list[Record] = []
-    seen: Counter[str] = Counter()
-    for record in map(read_record, sources):
-        seen[record.name] += 1
-        number = f" ({seen[record.name]})" if seen[record.name] > 1 else ""
-        records.append(replace(record, name=record.name + number))
+    records = _named([(_place(source), read_record(source)) for source in sources])
     if not records:
         raise ValueError("nothing to compare: give run folders or log files")
     return records
+
+
+def _place(source: Source) -> Path | None:
+    """Where a source lies; None where it is none of the disk."""
+    path = getattr(source, "path", source)
+    return located(path).resolve() if isinstance(path, str | os.PathLike) else None
+
+
+def _named(read: Collection[tuple[Path | None, Record]]) -> list[Record]:
+    """Records with unique names.
+
+    Logs of one name are called by as much of their paths as tells them apart. Further ones of one
+    path are numbered, and so are runs of one name, which says what their entry is.
+    """
+    records: list[Record] = []
+    seen: Counter[str] = Counter()
+    for place, record in read:
+        alike = {other for other, its in read if its.name == record.name}
+        if len(alike) > 1 and None not in alike and not record.config:
+            record = replace(record, name=_tail(place, alike))
+        seen[record.name] += 1
+        number = f" ({seen[record.name]})" if seen[record.name] > 1 else ""
+        records.append(replace(record, name=record.name + number))
+    return records
+
+
+def _tail(path: Path, paths: Iterable[Path]) -> str:
+    """The end of a path that no other of some paths has."""
+    others = [other.parts for other in paths if other != path]
+    ends = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
+    return "/".join(next(e for e in ends if all(other[-len(e) :] != e for other in others)))
 
 
 def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record], dict[str, str]]:
@@ -232,12 +261,12 @@ def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record
                 found[(root / match).resolve()] = read_record(root / match)
             except ValueError as error:
                 left_out[match] = str(error).replace(f"{root}{os.sep}", "")
-    return read_records(found.values()) if found else [], left_out
+    return _named(found.items()), left_out
 
 
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Runs by study entry: those whose settings differ in nothing but the seed, or that a plan
-    calls one entry.
+    """Runs by study entry: those whose settings differ in nothing but the seed, which may govern
+    the scenes of generated data too, or that a plan calls one entry.
 
     The label is `Record.entry`; where entries would share it, the settings they differ in follow.
     A run without settings is an entry by itself.
@@ -278,13 +307,20 @@ def _settings_of(record: Record) -> str:
         return json.dumps([record.study["plan"], record.study["entry"]])
     if not record.config:
         return json.dumps(record.name)
-    return json.dumps(what_counts(record.config) | {"train.seed": None}, sort_keys=True)
+    return json.dumps(_of_entry(record), sort_keys=True)
+
+
+def _of_entry(record: Record) -> dict[str, object]:
+    """The settings that an entry's runs share: all but the seed, and what was drawn from it."""
+    settings = what_counts(record.config)
+    seed = settings.pop("train.seed", None)
+    if settings.get(SCENES) and settings[SCENES] == seed:
+        settings[SCENES] = "seed"
+    return settings
 
 
 def _differing(record: Record, others: list[Record]) -> list[str]:
     """The settings that set a run apart from others, as `lr=0.001`."""
-    values = what_counts(record.config)
-    keys = {
-        key for other in others for key in config_differences(values, what_counts(other.config))
-    }
-    return [f"{key.rpartition('.')[2]}={values.get(key)}" for key in sorted(keys - {"train.seed"})]
+    values = _of_entry(record)
+    keys = {key for other in others for key in config_differences(values, _of_entry(other))}
+    return [f"{key.rpartition('.')[2]}={values.get(key)}" for key in sorted(keys)]

@@ -11,11 +11,12 @@ from detrnb.datasets.annotations import (
 )
 from detrnb.datasets.batches import EvalBatches, TrainBatches
 from detrnb.datasets.checking import Report, check
-from detrnb.datasets.coco import CocoDataset, collate, sound_records
+from detrnb.datasets.coco import CocoDataset, sound_records
+from detrnb.datasets.collating import Batch, collate
 from detrnb.datasets.foreign import images_in
 from detrnb.datasets.importing import Imported, import_data
-from detrnb.datasets.loader import Batch, FeatureDataset, compute_features, make_loader
-from detrnb.datasets.pictures import PictureError, as_rgb, open_upright
+from detrnb.datasets.loader import FeatureDataset, compute_features, make_loader
+from detrnb.datasets.pictures import PictureError, as_rgb, as_tensor, open_upright
 from detrnb.datasets.splits import (
     check_splits,
     has_split,
@@ -25,9 +26,12 @@ from detrnb.datasets.splits import (
     with_classes,
 )
 from detrnb.datasets.toy import photographs_of
+from detrnb.datasets.toy_drawing import PHOTOGRAPHS, read_photographs
+from detrnb.datasets.toy_yolo import make_toy_yolo
 from detrnb.datasets.transforms import EvalTransform, TrainTransform, resize_shape
 
 __all__ = [
+    "PHOTOGRAPHS",
     "Annotations",
     "Batch",
     "Classes",
@@ -42,6 +46,7 @@ __all__ = [
     "TrainBatches",
     "TrainTransform",
     "as_rgb",
+    "as_tensor",
     "category_difference",
     "check",
     "check_splits",
@@ -53,10 +58,12 @@ __all__ = [
     "images_in",
     "import_data",
     "make_loader",
+    "make_toy_yolo",
     "open_split",
     "open_upright",
     "photographs_of",
     "read_annotations",
+    "read_photographs",
     "resize_shape",
     "resolved",
     "sound_records",

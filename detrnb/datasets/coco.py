@@ -3,12 +3,12 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -21,10 +21,10 @@ from detrnb.datasets.annotations import (
 )
 from detrnb.datasets.faults import ERRORS, Records, file_faults, find
 from detrnb.datasets.misplaced import found_elsewhere
-from detrnb.datasets.pictures import PictureError, open_rgb
-from detrnb.datasets.transforms import Sample, clip_boxes
+from detrnb.datasets.pictures import Picture, PictureError, open_picture
+from detrnb.datasets.transforms import Cut, Size, clip_boxes
 
-Transform = Callable[[Image.Image, np.ndarray, np.ndarray, np.random.Generator], Sample]
+Transform = Callable[[Size, np.random.Generator], Cut]
 Target = dict[str, Tensor | int | tuple[int, int]]
 
 
@@ -213,17 +213,17 @@ class CocoDataset(Dataset):
             SampleError: the image file is missing, unreadable, or not the one that is annotated;
                 or the transform cannot be applied to it.
         """
-        image, boxes_xyxy, labels = self._stored(index)
-        orig_size = image.height, image.width
+        picture = self._open(index)
+        boxes_xyxy, labels = self._boxes_of(index, *picture.size)
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
         try:
-            image, boxes_xyxy, labels = self.transform(image, boxes_xyxy, labels, rng)
+            cut = self.transform(picture.size, rng)
         except ValueError as error:
             raise SampleError(f"{self._name(index)} {error}") from error
-        size = image.height, image.width
-        target = self._target(index, boxes_xyxy, labels, orig_size, size)
-        # Copied by NumPy: torch would spread this over threads, slower where the cores are busy.
-        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()), target
+        with self._named(index):
+            image = picture.pixels(cut.reduction)
+        sizes = picture.size[::-1], cut.size[::-1]
+        return cut.pixels(image), self._target(index, *cut.boxes(boxes_xyxy, labels), *sizes)
 
     def target(self, index: int, size: tuple[int, int]) -> Target:
         """A sample's target, without its image, which is not opened.
@@ -261,13 +261,11 @@ class CocoDataset(Dataset):
         Returns:
             The image (H, W, 3) uint8, and its `boxes` (G, 4) xyxy in pixels and `labels` (G,).
         """
-        image, boxes_xyxy, labels = self._stored(index)
-        return np.asarray(image), {"boxes": boxes_xyxy, "labels": labels}
-
-    def _stored(self, index: int) -> Sample:
-        """Image, boxes (xyxy, pixels) and labels before any transform."""
-        image = self._open(index)
-        return image, *self._boxes_of(index, image.width, image.height)
+        picture = self._open(index)
+        boxes_xyxy, labels = self._boxes_of(index, *picture.size)
+        with self._named(index):
+            image = picture.pixels(1)
+        return image.permute(1, 2, 0).numpy(), {"boxes": boxes_xyxy, "labels": labels}
 
     def _boxes_of(self, index: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (xyxy, pixels) and labels of an image of that size."""
@@ -281,7 +279,7 @@ class CocoDataset(Dataset):
             )
         return boxes_xyxy, self._labels[at]
 
-    def _open(self, index: int) -> Image.Image:
+    def _open(self, index: int) -> Picture:
         def say(guess: str) -> None:
             if not self._guessed:
                 self._guessed = True
@@ -291,8 +289,14 @@ class CocoDataset(Dataset):
                     stacklevel=2,
                 )
 
+        with self._named(index):
+            return open_picture(self._file(index), known_size(self.image_sizes[index]), say)
+
+    @contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        """Inside, a picture that cannot be had becomes an error that names image and remedy."""
         try:
-            return open_rgb(self._file(index), known_size(self.image_sizes[index]), say)
+            yield
         except PictureError as error:
             kind, problem = error.kind, str(error)
             elsewhere = self._elsewhere(index) if kind == "missing image file" else None
@@ -311,26 +315,3 @@ class CocoDataset(Dataset):
     def _name(self, index: int) -> str:
         """A sample in words: id, annotations, file."""
         return f"image {self.image_ids[index]} of {self.annotations}: {self._file(index)}"
-
-
-def collate(batch: list[tuple[Tensor, Target]]) -> tuple[Tensor, Tensor | None, list[Target]]:
-    """Pad images at the bottom and right to one batch.
-
-    Args:
-        batch: B samples, images (3, H, W) uint8.
-
-    Returns:
-        Images (B, 3, Hmax, Wmax) uint8, zero where padded; padding mask (B, Hmax, Wmax) bool,
-        True on padding, None where nothing is padded; the targets.
-    """
-    images, targets = zip(*batch, strict=True)
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    padded = np.zeros((len(images), 3, height, width), dtype=np.uint8)
-    padding_mask = np.ones((len(images), height, width), dtype=bool)
-    for i, image in enumerate(images):
-        padded[i, :, : image.shape[1], : image.shape[2]] = image
-        padding_mask[i, : image.shape[1], : image.shape[2]] = False
-    # Told here, where looking costs no wait for a device.
-    mask = torch.from_numpy(padding_mask) if padding_mask.any() else None
-    return torch.from_numpy(padded), mask, list(targets)

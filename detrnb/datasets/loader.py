@@ -1,7 +1,7 @@
 """Batches of images, or of features computed once, as tensors."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 from detrnb.bar import Bar
 from detrnb.checkpoints import read_checkpoint
 from detrnb.datasets.batches import EvalBatches, TrainBatches
-from detrnb.datasets.coco import CocoDataset, Target, collate
+from detrnb.datasets.coco import CocoDataset, Target
+from detrnb.datasets.collating import Batch, collate, collate_features, packed
 from detrnb.runs import cpu_count, remove_left_over, write_whole
 
-Batch = tuple[Tensor, Tensor | None, list[Target]]
+CPU = torch.device("cpu")
 
 
 class FeatureDataset(Dataset):
@@ -41,12 +42,6 @@ class FeatureDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         return self.features[index], self.targets[index]
-
-
-def collate_features(batch: list[tuple[Tensor, Target]]) -> Batch:
-    """Features (B, C, h, w), no padding mask, since images are of one size, and the targets."""
-    features, targets = zip(*batch, strict=True)
-    return torch.stack(features), None, list(targets)
 
 
 def compute_features(
@@ -104,6 +99,26 @@ def _read_features(path: Path) -> dict:
     return content
 
 
+class Loader(DataLoader):
+    """A loader whose batches are on a device, targets apart.
+
+    Where that is a CUDA device, workers' batches lie in pinned memory and are copied while the
+    process goes on.
+    """
+
+    def __init__(self, *args: object, device: torch.device, **settings: object) -> None:
+        super().__init__(*args, pin_memory=device.type == "cuda", **settings)
+        self.device = device
+
+    def __iter__(self) -> Iterator[Batch]:
+        for parts in super().__iter__():
+            inputs, padding_mask, targets = (
+                part if part is None else part.to(self.device, non_blocking=self.pin_memory)
+                for part in parts
+            )
+            yield inputs, padding_mask, list(targets)
+
+
 def make_loader(
     dataset: CocoDataset | FeatureDataset,
     batch_size: int,
@@ -113,14 +128,15 @@ def make_loader(
     process: tuple[int, int] = (0, 1),
     accumulate: int = 1,
     group_by_aspect: bool = False,
-    pin_memory: bool = False,
-) -> DataLoader:
+    device: torch.device = CPU,
+) -> Loader:
     """Batches for training (with a seed: shuffled, whole steps) or evaluation (in order, all).
 
     Args:
         process: number of this process, and of processes that share the batches of a step.
         accumulate: batches that a process has for each step of training.
         group_by_aspect: whether images of like aspect ratio share a batch of training.
+        device: on which batches are wanted.
 
     Raises:
         ValueError: the data set is smaller than what one step of training needs.
@@ -139,14 +155,15 @@ def make_loader(
         batches = TrainBatches(
             len(dataset), batch_size, seed, process=process, accumulate=accumulate, aspects=aspects
         )
+    join = collate_features if isinstance(dataset, FeatureDataset) else collate
     workers = _workers(num_workers)
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate_features if isinstance(dataset, FeatureDataset) else collate,
+        collate_fn=partial(packed, join),
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=pin_memory,
+        device=device,
         # Its own, or starting workers would draw from the stream that dropout draws from.
         generator=torch.Generator(),
     )

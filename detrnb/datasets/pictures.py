@@ -1,11 +1,23 @@
-"""An image file as the picture its boxes are for: RGB of 8 bits, turned as it was annotated."""
+"""An image file as the picture its boxes are for: RGB of 8 bits, turned as it was annotated.
 
-from collections.abc import Callable
+`open_rgb` reads any file whole, through Pillow. `open_picture` is for training and gives the same:
+a JPEG in colour, as nearly all are, is first only asked for its size, and decoded when it is known
+how small it may be; straight into a tensor where it is neither reduced nor turned.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 # What brings a picture upright whose sides EXIF exchanges, and what lays an upright one as stored.
 UPRIGHT = {
@@ -23,6 +35,7 @@ _STORED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+_RGB = ImageReadMode.RGB
 _PHOTOMETRIC = 262  # TIFF's tag; Pillow heeds it where a value has 8 bits
 _LEAST_16_BITS = 4096  # a brightest value below this fills less than 16 of 255 levels
 
@@ -60,17 +73,83 @@ def open_rgb(
     Raises:
         PictureError: there is no such picture.
     """
+    with _in_words(), Image.open(file) as image:
+        turn = orientation(image)
+        image.load()
+        picture = as_rgb(image)
+        if orientation(image) != turn:  # a TIFF, which Pillow turns upright as it loads
+            picture = picture.transpose(_STORED[turn])
+        frames = getattr(image, "n_frames", 1)
+        # Further pictures of an MPO are the other eye's, or previews.
+        if frames > 1 and image.format != "MPO":
+            on_guess(f"holds {frames} frames, of which the first is taken")
+    upright = _as_annotated(picture.size, turn, size, on_guess)
+    return picture if upright is None else picture.transpose(upright)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of which the size is known; its pixels are had when they are asked for.
+
+    Attributes:
+        size: width and height as annotated.
+        pixels: called with a reduction, gives (3, H, W) uint8, colours side by side in memory. A
+            JPEG's sides, which must be multiples of the reduction, 1, 2, 4 or 8, are divided by it
+            as it is decoded; of other files all pixels come. Raises PictureError where the file is
+            broken.
+    """
+
+    size: tuple[int, int]
+    pixels: Callable[[int], Tensor]
+
+
+def open_picture(
+    file: Path,
+    size: tuple[float, float] | None = None,
+    on_guess: Callable[[str], None] = lambda guess: None,
+) -> Picture:
+    """The picture that `open_rgb` would give, its pixels only when they are asked for.
+
+    Args and errors: as for `open_rgb`.
+    """
+    with _in_words():
+        content = file.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            kind, stored, turn = (image.format, image.mode), image.size, orientation(image)
+    if kind == ("JPEG", "RGB"):
+        upright = _as_annotated(stored, turn, size, on_guess)
+        shown = stored if upright is None else stored[::-1]
+        return Picture(shown, partial(_decode_jpeg, content, upright))
+    picture = open_rgb(io.BytesIO(content), size, on_guess)
+    return Picture(picture.size, lambda reduction: as_tensor(picture))
+
+
+def _decode_jpeg(content: bytes, upright: Image.Transpose | None, reduction: int) -> Tensor:
+    """A JPEG in colour as (3, H, W) uint8, its sides divided by a reduction."""
+    if reduction == 1 and upright is None:
+        try:
+            # A copy, since torch takes no memory that must not be written to.
+            return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), _RGB)
+        except RuntimeError:
+            pass  # Pillow says in words what is wrong, or reads it after all
+    with _in_words(), Image.open(io.BytesIO(content)) as image:
+        if reduction > 1:
+            image.draft(None, (image.width // reduction, image.height // reduction))
+        image.load()
+        picture = as_rgb(image)
+    return as_tensor(picture if upright is None else picture.transpose(upright))
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as (3, H, W) uint8, colours side by side in memory."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Inside, what keeps a file from being read becomes a `PictureError`."""
     try:
-        with Image.open(file) as image:
-            turn = orientation(image)
-            image.load()
-            picture = as_rgb(image)
-            if orientation(image) != turn:  # a TIFF, which Pillow turns upright as it loads
-                picture = picture.transpose(_STORED[turn])
-            frames = getattr(image, "n_frames", 1)
-            # Further pictures of an MPO are the other eye's, or previews.
-            if frames > 1 and image.format != "MPO":
-                on_guess(f"holds {frames} frames, of which the first is taken")
+        yield
     except PictureError:
         raise
     except FileNotFoundError:
@@ -84,7 +163,6 @@ def open_rgb(
     except Exception as error:  # a broken file makes decoders raise what they like
         problem = f"cannot be read ({error or type(error).__name__})"
         raise PictureError("unreadable image file", problem) from error
-    return _as_annotated(picture, turn, size, on_guess)
 
 
 def open_upright(file: Path) -> Image.Image:
@@ -149,23 +227,22 @@ def orientation(image: Image.Image) -> int:
 
 
 def _as_annotated(
-    picture: Image.Image,
+    stored: tuple[int, int],
     turn: int,
     size: tuple[float, float] | None,
     on_guess: Callable[[str], None],
-) -> Image.Image:
-    """The picture as stored or as EXIF turns it, whichever has the size on record."""
-    stored = picture.size
+) -> Image.Transpose | None:
+    """What makes a picture stored in some size have the one on record: a turn by EXIF, or None."""
     upright = stored[::-1] if turn in UPRIGHT else stored
     if size is not None and stored != size:
         if upright == size:
-            return picture.transpose(UPRIGHT[turn])
+            return UPRIGHT[turn]
         turned = f" (by EXIF {_sides(upright)})" if upright != stored else ""
         problem = f"is {_sides(stored)}{turned}, recorded as {_sides(size)}"
         raise PictureError("image of another size than its record's", problem, stored)
     if turn != 1 and (size is None or upright == stored):
         on_guess(f"is turned by EXIF (orientation {turn}), taken as stored")
-    return picture
+    return None
 
 
 def _sides(size: tuple[float, float]) -> str:

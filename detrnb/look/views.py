@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageOps
@@ -18,7 +17,14 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detrnb.boxes import box_iou, cell_coverage, cxcywh_to_xyxy
-from detrnb.datasets import CocoDataset, EvalTransform, as_rgb, has_split, open_split
+from detrnb.datasets import (
+    CocoDataset,
+    EvalTransform,
+    as_rgb,
+    as_tensor,
+    has_split,
+    open_split,
+)
 from detrnb.look.recording import Recording, Samples, record_attention
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
 from detrnb.runs import project_root
@@ -261,15 +267,14 @@ class Subject:
         return f"image {self.dataset.image_ids[index]}", self.dataset[index][0]
 
     def _own(self, path: Path) -> tuple[str, Tensor]:
-        nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         try:
             with Image.open(project_root() / path.expanduser()) as file:
                 # Cameras store how they were held, and nobody annotated boxes here.
                 image = as_rgb(ImageOps.exif_transpose(file))
-            image, *_ = self.transform(image, *nothing, np.random.default_rng(0))
+            cut = self.transform(image.size)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from None
-        return path.name, torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+        return path.name, cut.pixels(as_tensor(image))
 
 
 def object_shares(view: View, threshold: float) -> pd.DataFrame:

@@ -75,10 +75,16 @@ class DETR(nn.Module):
 
     def normalize(self, images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Images (B, 3, H, W) uint8 -> float as the backbone expects; padding becomes 0."""
-        normalized = (images.float() / 255 - self.mean) / self.std
-        if padding_mask is None:
-            return normalized
-        return normalized.masked_fill(padding_mask[:, None], 0.0)
+        # Row by row with colours side by side, as images come: what is repeated over pixels in
+        # threes keeps processors from taking several values at a time.
+        batch, colours, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * colours)
+        mean, std = (values.flatten().repeat(width) for values in (self.mean, self.std))
+        normalized = rows.to(torch.promote_types(mean.dtype, torch.float32))
+        normalized = normalized.div_(255).sub_(mean).div_(std).view(batch, height, width, colours)
+        if padding_mask is not None:
+            normalized.masked_fill_(padding_mask[..., None], 0.0)
+        return normalized.permute(0, 3, 1, 2)
 
     def layout(self, targets: Targets | None = None) -> Layout:
         """How the queries of a pass on these targets are arranged, in the mode the model is in."""

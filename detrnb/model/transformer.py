@@ -8,7 +8,7 @@ so that a variant replaces a part without the rest knowing.
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
-from torch import Tensor, nn, stack
+from torch import Tensor, is_grad_enabled, nn, stack
 
 from detrnb.model.queries import Queries
 
@@ -24,8 +24,10 @@ class _Layer(nn.Module):
 
     def feedforward_block(self, x: Tensor) -> Tensor:
         """What the feed-forward network adds to x (B, length, D)."""
-        # In place: nobody needs what is written over, and it is the widest tensor there is.
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True))))
+        # In place where nobody differentiates: it is the widest tensor there is. Else not, since a
+        # linear layer gives a view, and to write over a view makes autograd copy its gradient.
+        hidden = F.relu(self.linear1(x), inplace=not is_grad_enabled())
+        return self.dropout(self.linear2(self.dropout(hidden)))
 
 
 class EncoderLayer(_Layer):

@@ -6,6 +6,7 @@ No torch here. Other rooms take the values that they need from a Config's sectio
 import detrnb.settings.builtin  # noqa: F401  enters the package's variants
 from detrnb.settings.config import (
     LEFT_TO_THE_DATA,
+    SCENES,
     Config,
     DataConfig,
     ToyConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "Options",
     "PARTS",
     "PRESETS",
+    "SCENES",
     "Part",
     "SIZES",
     "Source",

@@ -97,6 +97,7 @@ enter(
         "reference_points",
         {"queries": "detrnb.variants.reference_points:PointQueries"},
         "each query has a learned point, and its box is relative to it",
+        source="Deformable DETR and later ones, ICLR 2021",
     )
 )
 enter(

@@ -39,7 +39,7 @@ def second_study(preset: str = "toy", *, half: bool = False) -> StudyPlan:
         ),
     ]
     return StudyPlan(
-        name="second" if preset == "toy" else f"second-{preset}",
+        name=study_name(preset),
         preset=preset,
         entries=(_change(BASELINE, MANY), *changes, *controls),
         families=(
@@ -64,6 +64,11 @@ def second_study(preset: str = "toy", *, half: bool = False) -> StudyPlan:
         beside={_join(name): name for name in JOINED},
         trials=Trials(epochs=max(1, epochs // 2) if half else None),
     )
+
+
+def study_name(preset: str) -> str:
+    """Of the second study on a preset, and of its folder."""
+    return "second" if preset == "toy" else f"second-{preset}"
 
 
 def _budget(epochs: int) -> str:

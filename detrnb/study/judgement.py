@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from detrnb.compare import Record, Ruling, Verdicts, latex, methods, paired_by_epoch
 from detrnb.plots import plot_forest, plot_paired_curves
 from detrnb.runs import project_root, write_whole
-from detrnb.settings import Config
+from detrnb.settings import SCENES, Config
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Plan:
         looks: numbers of seeds at which a verdict is or was given; the last is still to be reached
             or was reached.
         rates: entry -> factor of the preset's learning rate; empty where both take the preset's.
+        first: number of the first pair. Where data are generated, a pair has scenes of its own by
+            its number; 0: pairs share the preset's data.
+        kept: numbers of pairs whose baseline is the kept study's run.
     """
 
     name: str
@@ -28,6 +31,8 @@ class Plan:
     preset: str
     looks: tuple[int, ...]
     rates: Mapping[str, float]
+    first: int = 0
+    kept: tuple[int, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -38,18 +43,28 @@ class Plan:
     def seeds(self) -> int:
         return self.looks[-1]
 
+    @property
+    def numbers(self) -> range:
+        """Of pairs."""
+        return range(self.first, self.first + self.seeds)
+
+    @classmethod
+    def read(cls, path: Path) -> "Plan":
+        """What `write` kept."""
+        there = json.loads(path.read_text())
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in there.items()})
+
     def write(self) -> None:
         text = json.dumps(asdict(self), indent=2) + "\n"
         write_whole(self.path, lambda file: file.write(text.encode()))
 
     def config(self, entry: str, seed: int, rate: float | None = None) -> Config:
         """The settings of one run; `rate` in place of the entry's own factor."""
-        stated = Config.preset(self.preset, variant=entry, seed=seed)
         factor = self.rates.get(entry, 1.0) if rate is None else rate
-        if factor == 1:
-            return stated
-        lr = {"train.lr": stated.train.lr * factor}
-        return Config.preset(self.preset, variant=entry, seed=seed, overrides=lr)
+        overrides: dict[str, object] = {SCENES: seed} if self.first else {}
+        if factor != 1:
+            overrides["train.lr"] = Config.preset(self.preset).train.lr * factor
+        return Config.preset(self.preset, variant=entry, seed=seed, overrides=overrides)
 
 
 @dataclass(frozen=True)
@@ -104,9 +119,19 @@ class Judgement:
         if len(plan.looks) > 1:
             looks = " and ".join(map(str, plan.looks))
             notes.append(f"Looked at after {looks} seeds, so each look counts half.")
+        if plan.kept:
+            notes.append(
+                f"{len(plan.kept)} of {plan.baseline}'s runs are the kept study's, of this code,"
+                " and an epoch trained here gave the same numbers."
+            )
         if "test" not in self.found.metric:
             notes.append("On validation images, for want of a test split.")
         return notes
+
+    @property
+    def _scenes(self) -> str:
+        """Whether pairs differ in their images, in words."""
+        return ", and each seed has scenes of its own" if self.plan.first else ""
 
     def to_latex(self) -> str:
         """The comparison as a tabular, with booktabs' rules; captions are the author's."""
@@ -117,10 +142,16 @@ class Judgement:
         plan = self.plan
         config = plan.config(plan.name, 0)
         return (
-            f"{plan.name} and {plan.baseline} were each trained {plan.seeds} times with"
+            f"{plan.name} and {plan.baseline} were each trained {_times(plan.seeds)} with"
             f" detrnb's preset {plan.preset} ({config.train.epochs} epochs,"
             f" {config.train.batch_size} images a step); runs of equal seed share the order of the"
-            f" data and the initial weights of shared parts. The number of seeds was fixed before"
-            f" the first run, and AP is that after the last epoch. {methods(self.found)}"
+            f" data and the initial weights of shared parts{self._scenes}. The number of seeds was"
+            f" fixed before the first run, and AP is that after the last epoch."
+            f" {methods(self.found)}"
             f" {' '.join(self._notes)}"
         )
+
+
+def _times(count: int) -> str:
+    """How often, in words."""
+    return "once" if count == 1 else f"{count} times"

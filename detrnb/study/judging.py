@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -10,16 +10,20 @@ import numpy as np
 
 from detrnb.compare import (
     FEWEST_SEEDS,
+    FIRST_REPLICATE,
     LEVEL,
+    Record,
     detectable_difference,
     read_records,
     verdicts,
 )
 from detrnb.datasets import has_split, open_split, resolved
-from detrnb.runs import RunFolder, is_over, project_root
+from detrnb.runs import RunFolder, is_over, project_root, write_whole
 from detrnb.settings import BASELINE, Config, resolve
+from detrnb.study.entries import FEW
 from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement, Plan
+from detrnb.study.lending import kept_spread, lent, seeds_lent
 from detrnb.study.rates import TRIALS, chosen, further
 from detrnb.study.slurm import Slurm
 from detrnb.training import (
@@ -32,7 +36,8 @@ from detrnb.training import (
     seconds_per_step,
 )
 
-TIMED_STEPS = 5
+PROBED_STEPS = 5  # for an estimate
+TIMED_STEPS = 20  # for what an entry costs, twice
 
 
 def judge(
@@ -51,10 +56,15 @@ def judge(
     none. One extension is possible, after which each look counts half. Stopped, it goes on where it
     was by the same call.
 
+    Where the preset's data are generated, pairs are numbered from 200 and each has scenes of its
+    own, which nobody has seen while an idea was made. The baseline's runs of the kept study serve
+    where they are equal to what would be trained here. What a step costs is timed at the end, of
+    both sides one after the other.
+
     Args:
         name: a variant as `Config.preset` takes it, one of your own too.
         baseline: what it is compared with.
-        seeds: pairs of runs, 0 to seeds - 1.
+        seeds: pairs of runs.
         preset: of both.
         tune: try learning rates for both alike first, on seeds that are not judged.
         on: `slurm` hands the runs that are missing to a cluster and does not wait for them; called
@@ -68,8 +78,10 @@ def judge(
         resolve(variant)
     if name == baseline:
         raise ValueError(f"{name!r} against itself has no difference; name another baseline")
-    plan = _settled(Plan(name, baseline, preset, (seeds,), {}), tune)
-    missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(config)]
+    generated = Config.preset(preset).data.toy is not None
+    asked = Plan(name, baseline, preset, (seeds,), {}, FIRST_REPLICATE if generated else 0)
+    plan = _settled(asked, tune)
+    missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(plan, config)]
     if missing:
         print(_announcement(plan, missing), flush=True)
     if on == "slurm":
@@ -79,7 +91,7 @@ def judge(
     for number, (entry, config) in enumerate(missing, start=1):
         print(f"{entry}, seed {config.train.seed}: {number} of {len(missing)}", flush=True)
         _train(config)
-    return _judged(plan)
+    return _judged(plan, _timed(plan))
 
 
 def _settled(asked: Plan, tune: bool) -> Plan:
@@ -87,11 +99,10 @@ def _settled(asked: Plan, tune: bool) -> Plan:
     path = asked.path
     if not path.exists():
         plan = replace(asked, rates=_tuned(asked) if tune else {})
+        plan = replace(plan, kept=seeds_lent(plan))
         plan.write()
         return plan
-    there = json.loads(path.read_text())
-    there.pop("kept", None)  # of 0.2, whose baseline's runs could be a kept study's
-    plan = Plan(**{**there, "looks": tuple(there["looks"])})
+    plan = Plan.read(path)
     if tune != bool(plan.rates):
         how = "tuned rates" if plan.rates else "the preset's rates"
         raise ValueError(
@@ -100,7 +111,7 @@ def _settled(asked: Plan, tune: bool) -> Plan:
         )
     if asked.seeds == plan.seeds:
         return plan
-    reached = all(_is_there(config) for _, config in _runs(plan))
+    reached = all(_is_there(plan, config) for _, config in _runs(plan))
     if asked.seeds < plan.seeds or not reached or len(plan.looks) > 1:
         raise ValueError(
             f"{path.stem} was planned with {plan.seeds} seeds"
@@ -111,25 +122,29 @@ def _settled(asked: Plan, tune: bool) -> Plan:
             + ("" if len(plan.looks) > 1 else "one extension to more is possible")
         )
     plan = replace(plan, looks=(*plan.looks, asked.seeds))
+    plan = replace(plan, kept=seeds_lent(plan) if plan.kept else ())
     plan.write()
     return plan
 
 
 def _runs(plan: Plan) -> Iterator[tuple[str, Config]]:
     """Every run of a plan, seed by seed, so that pairs are complete early."""
-    for seed in range(plan.seeds):
+    for seed in plan.numbers:
         for entry in (plan.baseline, plan.name):
             yield entry, plan.config(entry, seed)
 
 
-def _kept_run(plan: Plan, seed: int) -> RunFolder:
-    """Where the kept study would have the baseline's run."""
-    return RunFolder(project_root() / "data" / "study" / plan.preset / f"{plan.baseline}-s{seed}")
+def _folder(plan: Plan, config: Config) -> RunFolder:
+    """Where a run is: where `fit` has it, or in the kept study."""
+    seed = config.train.seed
+    if config.model.variant == plan.baseline and seed in plan.kept:
+        return lent(plan, seed)
+    return folder_of(config)
 
 
-def _is_there(config: Config) -> bool:
+def _is_there(plan: Plan, config: Config) -> bool:
     """Whether a run is finished, and evaluated where there is a split for that; or diverged."""
-    folder = folder_of(config)
+    folder = _folder(plan, config)
     if folder.failed_path.exists():
         return True
     if not is_over(folder.read_log(), config.train.model_dump()):
@@ -172,7 +187,7 @@ def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
         f"{plan.name} against {plan.baseline}: {len(missing)} of {2 * plan.seeds} runs are missing,"
         f" about {duration(seconds)}"
     )
-    spread = _kept_spread(plan)
+    spread = kept_spread(plan.preset)
     if spread is None:
         return f"{told}; no kept study of preset {plan.preset} tells how far runs spread"
     if plan.seeds < FEWEST_SEEDS:
@@ -196,17 +211,7 @@ def _seconds(config: Config) -> float:
             return taken
     about = resolved(config, 1)
     steps = len(open_split(about.data, about.data.train_split)) // about.train.global_batch(1)
-    return seconds_per_step(config, TIMED_STEPS) * steps * about.train.epochs
-
-
-def _kept_spread(plan: Plan) -> float | None:
-    """How far paired differences of the kept study spread, in the median over its entries."""
-    kept = sorted((project_root() / "data" / "study" / plan.preset).glob("*/"))
-    try:
-        spreads = verdicts(kept).table["difference_spread"].dropna()
-    except ValueError:
-        return None
-    return float(spreads.median()) if len(spreads) else None
+    return seconds_per_step(config, PROBED_STEPS) * steps * about.train.epochs
 
 
 def _tuned(plan: Plan) -> dict[str, float]:
@@ -232,15 +237,43 @@ def _trial(plan: Plan, entry: str, factor: float, seed: int) -> float:
         return 0.0
 
 
-def _judged(plan: Plan) -> Judgement:
-    """What the finished runs say, once they are as many as planned."""
-    there = [(entry, config) for entry, config in _runs(plan) if _is_there(config)]
-    diverged = [(e, config) for e, config in there if folder_of(config).failed_path.exists()]
-    records = []
+def _timed(plan: Plan) -> dict[str, dict[str, float]]:
+    """Number of a pair -> entry -> seconds of a step, of a few pairs; measured once and kept.
+
+    Trainings lie hours apart, and a machine's speed drifts.
+    """
+    path = plan.path.with_suffix(".times")
+    times = json.loads(path.read_text()) if path.exists() else {}
+    for number in plan.numbers[:FEW]:
+        if str(number) not in times:
+            pair = {e: plan.config(e, number) for e in (plan.baseline, plan.name)}
+            if any(folder_of(config).failed_path.exists() for config in pair.values()):
+                continue
+            found: dict[str, list[float]] = {entry: [] for entry in pair}
+            for entry in (*pair, *reversed(pair)):  # there and back, so that a drift falls out
+                found[entry].append(seconds_per_step(pair[entry], TIMED_STEPS))
+            times[str(number)] = {entry: min(seconds) for entry, seconds in found.items()}
+            text = json.dumps(times, indent=1) + "\n"
+            write_whole(path, lambda file, text=text: file.write(text.encode()))
+    return times
+
+
+def _judged(plan: Plan, times: Mapping[str, Mapping[str, float]] | None = None) -> Judgement:
+    """What the finished runs say, once they are as many as planned.
+
+    Args:
+        times: as `_timed` gives; without, the logs' times count.
+    """
+    there = [(entry, config) for entry, config in _runs(plan) if _is_there(plan, config)]
+    diverged = [(e, config) for e, config in there if _folder(plan, config).failed_path.exists()]
+    records: list[Record] = []
     for entry, config in there:
         if (entry, config) not in diverged:
-            (record,) = read_records([folder_of(config).path])
-            records.append(replace(record, name=f"{entry}-s{config.train.seed}"))
+            (record,) = read_records([_folder(plan, config).path])
+            step_s = (times or {}).get(str(config.train.seed), {}).get(entry)
+            timing = {} if step_s is None else {"step_s": step_s, "steps": TIMED_STEPS}
+            name = f"{entry}-s{config.train.seed}"
+            records.append(replace(record, name=name, timing=timing))
     if len(there) < 2 * plan.seeds:
         return Judgement(plan, tuple(records))
     found = verdicts(

@@ -24,7 +24,7 @@ from detrnb.training.opening import TEST_SPLIT, Run, evaluate_split, keep_test, 
 from detrnb.training.origin import code_of, other_code
 from detrnb.training.predicting import Found, Predictions, level
 from detrnb.training.prepare import build_optimizer
-from detrnb.training.probing import make_data, seconds_per_step
+from detrnb.training.probing import first_epoch, make_data, seconds_per_step
 from detrnb.training.progress import duration
 from detrnb.training.replaying import replay
 from detrnb.training.run import fit, folder_of
@@ -48,6 +48,7 @@ __all__ = [
     "evaluate",
     "evaluate_coco",
     "evaluate_split",
+    "first_epoch",
     "fit",
     "folder_of",
     "from_main",

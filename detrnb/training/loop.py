@@ -9,7 +9,7 @@ from itertools import islice, zip_longest
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -184,16 +184,11 @@ def train_one_epoch(
         rate = optimizer.param_groups[0]["lr"]
         where = f"at epoch {epoch + 1}, step {step + 1} (learning rate {rate:.2e})"
         batches = [_with_draws(batch, seed, epoch) for batch in batches]
-        losses = take_step(_moved(batches, accelerator.device), where)
+        losses = take_step(batches, where)
         averages.add({"lr": rate, **losses})
         on_step(losses["loss"])
     means = averages.means()
     return _log_part("train", means, criterion.weights_of(means))
-
-
-def _moved(batches: list[Batch], device: torch.device) -> list[Batch]:
-    """Batches on a device; where they are there already, nothing is looked at."""
-    return batches if device.type == "cpu" else send_to_device(batches, device)
 
 
 def _with_draws(batch: Batch, seed: int, epoch: int) -> Batch:
@@ -254,7 +249,7 @@ def evaluate(
     layout = core.layout()
     steps = max(gather_object([len(loader)]))  # of the last batch some processes have no part
     for _, batch in zip_longest(range(steps), loader):
-        batches = [] if batch is None else _moved([batch], accelerator.device)
+        batches = [] if batch is None else [batch]
         targets = [target for *_, batch_targets in batches for target in batch_targets]
         begun = _begun(batches, accelerator, training=False)
         passes = [(targets, layout)]

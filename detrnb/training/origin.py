@@ -38,8 +38,8 @@ COMPUTING = (
     *(
         f"datasets/{name}.py"
         for name in (
-            *("annotations", "batches", "coco", "faults", "fields", "json_lists", "loader"),
-            *("pictures", "splits", "transforms"),
+            *("annotations", "batches", "coco", "collating", "faults", "fields", "json_lists"),
+            *("loader", "pictures", "splits", "transforms"),
         )
     ),
 )

@@ -17,6 +17,7 @@ from detrnb.datasets import (
     EvalTransform,
     PictureError,
     as_rgb,
+    as_tensor,
     collate,
     open_upright,
     read_annotations,
@@ -224,7 +225,6 @@ Opened = tuple[int, Image.Image | None, torch.Tensor | str]  # place, picture, t
 def _opened(
     images: Sequence[Picture], files: Sequence[Path | None], transform: EvalTransform
 ) -> Iterator[Opened]:
-    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.random.default_rng(0)
     for place, (image, file) in enumerate(zip(images, files, strict=True)):
         try:
             if file is not None:
@@ -233,11 +233,11 @@ def _opened(
                 picture = as_rgb(
                     image if isinstance(image, Image.Image) else Image.fromarray(image)
                 )
-            resized, *_ = transform(picture, *none)
+            pixels = transform(picture.size).pixels(as_tensor(picture))
         except (PictureError, OSError, ValueError) as error:
             yield place, None, str(error)
             continue
-        yield place, picture, torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
+        yield place, picture, pixels
 
 
 def _is_sound(

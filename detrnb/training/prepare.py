@@ -227,7 +227,7 @@ def _loaders(
     shared = {
         "num_workers": data.num_workers,
         "process": (accelerator.process_index, accelerator.num_processes),
-        "pin_memory": accelerator.device.type == "cuda",
+        "device": accelerator.device,
     }
     return [
         make_loader(

@@ -13,6 +13,7 @@ import torch
 from detrnb.datasets import Batch, CocoDataset, TrainTransform, resize_shape, resolved
 from detrnb.settings import Config, DataConfig, cautions, describe
 from detrnb.training.device import device_name, make_accelerator, peak_memory_mb, processes
+from detrnb.training.epochs import train_epoch
 from detrnb.training.loop import train_one_epoch
 from detrnb.training.prepare import Prepared, open_data, prepare
 from detrnb.training.progress import duration
@@ -111,6 +112,19 @@ def seconds_per_step(config: Config, steps: int = 20) -> float:
     return probe(ready, config, steps).step_s
 
 
+def first_epoch(config: Config) -> dict[str, float]:
+    """What a run of a config logs of its first epoch's training; no run is begun.
+
+    Raises:
+        ValueError: as `fit`.
+        TrainingDiverged: something became NaN or infinite.
+    """
+    config = resolved(config, processes().num_processes)
+    accelerator = make_accelerator(config.train.precision)
+    ready = prepare(config, accelerator, open_data(config, accelerator))
+    return train_epoch(ready, config.train, 0, lambda loss: None)["train_line"]
+
+
 def preview(ready: Prepared, config: Config, global_batch: int, epochs: int) -> None:
     """Say what the epochs that are left will take, and what to beware of."""
     tell, steps = ready.accelerator.print, epochs * ready.steps
@@ -119,7 +133,10 @@ def preview(ready: Prepared, config: Config, global_batch: int, epochs: int) -> 
     for caution in cautions(config, *size):
         tell(f"warning: {caution}")
     if config.train.compile:
-        tell("train.compile: the first steps wait for torch's compiler, for minutes it may be")
+        tell(
+            "train.compile: the first steps wait for torch's compiler, half a minute to minutes;"
+            " losses agree with those of a model that is not compiled to some six digits"
+        )
     timed = min(PROBED_STEPS, int(steps * PROBED_SHARE))
     if timed:
         found = probe(ready, config, timed)

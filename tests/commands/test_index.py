@@ -41,7 +41,21 @@ def test_what_was_found_stands_there_in_the_notebooks_own_words(tmp_path):
     assert 'Plain words on <a href="02_next.html">02</a>' in text
     assert "AP <strong>0.31</strong> after six epochs" in text
     assert "not this" not in text and "nor that" not in text and "Before it" not in text
-    assert "01_detr · 12 s" in text and "1 of 1 notebooks are done" in text
+    assert "01_detr · 12 s" in text and "1 of 1 notebooks are done." in text
+
+
+def test_a_card_has_question_time_and_end(tmp_path):
+    source = executed(
+        tmp_path,
+        "01_detr",
+        new_markdown_cell("**Question.** Does <it> learn?\n\n**Running time.** Long."),
+        duration=300.0,
+        end_time="2026-11-28T14:05:59.123456+00:00",
+    )
+    text = write_index(tmp_path, [source]).read_text()
+    assert "<p>Does &lt;it&gt; learn?</p>" in text
+    assert "01_detr · 5 minutes · 2026-11-28 14:05 UTC" in text
+    assert '<a href="#01_detr">Title of 01_detr</a></td><td>5 minutes</td>' in text
 
 
 def test_verdicts_and_decisions_stand_above_all_notebooks(tmp_path):
@@ -59,9 +73,24 @@ def test_verdicts_and_decisions_stand_above_all_notebooks(tmp_path):
         gave(text_html="<table><tr><td>left out</td></tr></table>"),
     )
     text = write_index(tmp_path, [first, last]).read_text()
-    places = [text.index(word) for word in ("better", "not applied", "rung", "Title of 01_detr")]
+    words = ('href="#01_detr"', "better", "not applied", "rung", '<article id="01_detr"')
+    places = [text.index(word) for word in words]
     assert places == sorted(places)
     assert "left out" not in text
+
+
+def test_words_on_a_picture_have_it_beside_them(tmp_path):
+    source = executed(
+        tmp_path,
+        "07_compare_runs",
+        new_markdown_cell("## Verdicts\n\nAs a picture:"),
+        gave("figure", image_png=PICTURE),
+        new_markdown_cell("Dot: the mean."),
+    )
+    text = write_index(tmp_path, [source]).read_text()
+    words = ("As a picture:", PICTURE, "Dot: the mean.", "<article")
+    places = [text.index(word) for word in words]
+    assert places == sorted(places)
 
 
 def test_one_chosen_picture_a_notebook(tmp_path):
@@ -83,14 +112,15 @@ def test_what_runs_what_failed_and_what_waits_is_told_apart(tmp_path):
     )
     sources = [failed, Path("02_next.ipynb"), Path("03_last.ipynb")]
     text = write_index(tmp_path, sources, running="02_next").read_text()
-    assert "01_detr failed: code cell 4: ValueError: no &lt;data&gt;" in text
+    assert text.count("failed: code cell 4: ValueError: no &lt;data&gt;") == 2  # list and card
+    assert 'What ran before it: <a href="01_detr.ipynb">' in text
     assert "<h2>02_next</h2><p>runs now</p>" in text
     assert "<h2>03_last</h2><p>has not run yet</p>" in text
-    assert "0 of 3 notebooks are done; 02_next runs now" in text
+    assert "0 of 3 notebooks are done; 02_next runs now; 01_detr failed." in text
     assert 'http-equiv="refresh"' in text
     assert 'http-equiv="refresh"' not in write_index(tmp_path, sources).read_text()
     text = write_index(tmp_path, sources, failed={"03_last": "the kernel died"}).read_text()
-    assert "<h2>03_last</h2><p>the kernel died</p>" in text
+    assert "<h2>03_last</h2><p>failed: the kernel died</p>" in text
 
 
 def test_the_page_is_one_for_phones_without_scripts(tmp_path):
@@ -98,4 +128,4 @@ def test_the_page_is_one_for_phones_without_scripts(tmp_path):
     text = write_index(tmp_path, [source]).read_text()
     assert 'name="viewport" content="width=device-width' in text
     assert "<script" not in text and "http://" not in text and "https://" not in text
-    assert "smoke run: its numbers mean nothing" in text
+    assert "Smoke runs: their numbers mean nothing" in text

@@ -391,6 +391,24 @@ def test_schedule_begins_with_its_warm_up(rates, text):
     assert texts(audit(constant(rates), constant(rates)), "schedule")[0] == text
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        ([1e-5, 1e-4], [5e-5, 1e-4], "epoch 1: 1e-05 in epoch 0, 0.0001 in 1 against"),
+        (
+            [1e-4, 9e-5, 8e-5, 7e-5, 6e-5],
+            [1e-4, 9e-5, 8e-5, 7e-5, 1e-5],
+            "to epoch: 0.0001 in epoch 0, 6e-05 in 4 against",
+        ),
+    ],
+)
+def test_schedules_that_words_do_not_tell_apart_are_told_by_their_rates(one, other, differ):
+    found = audit(constant(one), constant(other))
+    [schedule] = [d for d in found.differences if d.what == "schedule"]
+    assert schedule.first != schedule.second
+    assert differ in str(schedule)
+
+
 def test_size_that_one_validation_set_lacks_forbids_the_comparison():
     every = [0.1, 0.2, 0.1, 0.02, 0.1, 0.1, 0.1, 0.1, 0.1, 0.02, 0.1, 0.1]
     none_small = [-1.0 if place in (3, 9) else x for place, x in enumerate(every)]

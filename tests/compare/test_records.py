@@ -7,7 +7,9 @@ import pytest
 from runs_on_disk import JOURNAL, STUDY, write_run
 
 from detrnb.compare import arrange, entries, find_records, read_record, read_records
+from detrnb.runs import RunFolder
 from detrnb.runs.log import read_log
+from detrnb.settings import Config
 
 
 def test_run_folder_is_read_whole():
@@ -94,6 +96,27 @@ def test_runs_of_one_name_are_numbered():
     assert names == ["detr_epoch0", "detr_epoch0 (2)", "detr_epoch0 (3)"]
 
 
+def test_logs_of_one_name_are_called_by_what_tells_their_paths_apart(tmp_path):
+    places = ("a/run/log.txt", "b/run/log.txt", "detr/mine.jsonl")
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True)
+        shutil.copy(JOURNAL[0], tmp_path / place)
+    records, _ = find_records(places, tmp_path)
+    names = ["a/run/log.txt", "b/run/log.txt", "mine"]
+    assert [record.name for record in records] == names
+    paths = [tmp_path / place for place in places]
+    assert [record.name for record in read_records(paths)] == names
+    # One given again is numbered, whatever it is called.
+    again = [record.name for record in read_records([*paths[:2], paths[0]])]
+    assert again == ["a/run/log.txt", "b/run/log.txt", "a/run/log.txt (2)"]
+
+
+def test_a_file_that_is_no_log_is_refused_with_what_is_known(tmp_path):
+    (tmp_path / "log.txt").write_text("epoch 1 loss 3.2\nepoch 2 loss 3.1\n")
+    with pytest.raises(ValueError, match="line 1: not JSON.*known are JSON lines of DETR"):
+        read_record(tmp_path / "log.txt")
+
+
 def test_nothing_to_compare_is_refused():
     with pytest.raises(ValueError, match="give run folders or log files"):
         read_records([])
@@ -103,6 +126,19 @@ def test_entries_hold_runs_that_differ_in_the_seed_only():
     groups = entries(read_records(sorted(STUDY.iterdir())))
     assert list(groups) == ["detr", "encoder0", "encoder1"]
     assert [record.seed for record in groups["encoder1"]] == [0, 1, 2]
+
+
+def test_scenes_that_the_seed_governs_make_no_other_entry(tmp_path):
+    def written(name, seed, scenes):
+        config = Config.preset("smoke", seed=seed, overrides={"data.toy.seed": scenes})
+        folder = RunFolder(tmp_path / name).create(config.model_dump(mode="json"))
+        folder.append_log(read_log(STUDY / "detr-s0" / "log.txt")[0])
+        return folder.path
+
+    runs = [written("a", 200, 200), written("b", 201, 201), written("c", 202, 7)]
+    assert [len(group) for group in entries(read_records(runs)).values()] == [2, 1]
+    fixed = [written("d", 0, 0), written("e", 1, 0)]  # the first set is for every seed
+    assert len(entries(read_records(fixed))) == 1
 
 
 def test_runs_before_and_after_a_setting_was_added_are_of_one_entry(tmp_path):

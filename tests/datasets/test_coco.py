@@ -11,7 +11,8 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from detrnb.datasets.annotations import fingerprint
-from detrnb.datasets.coco import CocoDataset, SampleError, collate, data_paths
+from detrnb.datasets.coco import CocoDataset, SampleError, data_paths
+from detrnb.datasets.collating import collate
 from detrnb.datasets.transforms import EvalTransform, TrainTransform
 
 AS_IT_IS = EvalTransform(size=None)

@@ -1,12 +1,14 @@
 """What is shown of image files of any colour mode, and how they are turned."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from detrnb.datasets.pictures import PictureError, open_rgb
+from detrnb.datasets import pictures
+from detrnb.datasets.pictures import PictureError, as_tensor, open_picture, open_rgb
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
 ORIENTATION = 0x0112
@@ -204,3 +206,136 @@ def test_another_size_than_on_record_is_refused_with_both():
         open_rgb(turned(6), (8.0, 12.0))
     with pytest.raises(PictureError, match="recorded as 6.5×4"):
         open_rgb(turned(1), (6.5, 4.0))
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Smooth and colourful, with some edges."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x * 255 // width, y * 255 // height, (x * y // 64) % 256], axis=2)
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = 20, 200, 90
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+JPEGS = {
+    "all colours": {"subsampling": 0},
+    "thinned colours": {"subsampling": 2},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_blocks": 3},
+    "RGB without a change of colours": {"keep_rgb": True},
+    "an ICC profile": {"icc_profile": b"never applied"},
+    "EXIF without a turn": {"exif": b"Exif\x00\x00 broken"},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("size", [(48, 32), (45, 31), (1, 1)])
+def test_a_jpeg_for_training_is_the_one_that_pillow_reads(kind, size, tmp_path, monkeypatch):
+    file = tmp_path / "a.jpg"
+    photograph(*size).save(file, quality=92, **JPEGS[kind])
+    expected = as_tensor(open_rgb(file))
+    monkeypatch.setattr(pictures, "as_rgb", None)  # the fast way does without
+    picture = open_picture(file, size, pytest.fail)
+    pixels = picture.pixels(1)
+    assert picture.size == size and pixels.shape == (3, *size[::-1])
+    assert pixels.permute(1, 2, 0).is_contiguous()  # colours side by side
+    assert (pixels.int() - expected.int()).abs().max() <= 1  # decoders may round
+
+
+@pytest.mark.parametrize("kind", ["grey", "ink", "two pictures", "PNG", "16 bits"])
+def test_other_files_go_the_slow_way(kind, tmp_path):
+    file, image = tmp_path / "a", photograph(45, 31)
+    if kind == "two pictures":
+        image.save(file, "MPO", save_all=True, append_images=[image])
+    elif kind == "16 bits":
+        Image.fromarray(RAMP.astype(np.uint16) * 257).save(file, "PNG")
+    else:
+        mode, form = {"grey": ("L", "JPEG"), "ink": ("CMYK", "JPEG"), "PNG": ("RGB", "PNG")}[kind]
+        image.convert(mode).save(file, form)
+    expected = open_rgb(file)
+    picture = open_picture(file, expected.size, pytest.fail)
+    assert picture.size == expected.size
+    for reduction in (1, 2):  # only a JPEG in colour can be reduced
+        assert picture.pixels(reduction).equal(as_tensor(expected))
+
+
+@pytest.mark.parametrize("recorded", ["stored", "upright", None])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_for_training_is_turned_alike(orientation, recorded, tmp_path):
+    file, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[ORIENTATION] = orientation
+    photograph(48, 32).save(file, quality=92, exif=exif)
+    size = {"stored": (48, 32), "upright": (32, 48), None: None}[recorded]
+    said: tuple[list, list] = ([], [])
+
+    def outcome(read, guesses):
+        try:
+            return read(file, size, guesses.append)
+        except PictureError as error:
+            return str(error), error.kind, error.size
+
+    whole, picture = outcome(open_rgb, said[0]), outcome(open_picture, said[1])
+    assert said[0] == said[1]
+    if isinstance(whole, tuple):
+        assert picture == whole
+        return
+    assert picture.size == whole.size
+    apart = picture.pixels(1).int() - as_tensor(whole).int()
+    assert apart.abs().max() <= 1
+    width, height = whole.size
+    means = np.asarray(whole).reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+    half = picture.pixels(2).permute(1, 2, 0).numpy()
+    assert half.shape == means.shape and abs(half - means).mean() < 4
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_broken_jpeg_is_refused_for_training_where_pillow_refuses_it(progressive, tmp_path):
+    """What `detrnb data --images` accepts can be trained on, and only that."""
+    whole = file_of(photograph(64, 48), "JPEG", quality=80, progressive=progressive).read()
+    spoilt = [whole[:length] for length in range(0, len(whole), len(whole) // 40)]
+    spoilt += [whole[: len(whole) - cut] for cut in (1, 2, 3, 20)]
+    spoilt += [whole[:at] + bytes(8) + whole[at + 8 :] for at in range(700, len(whole) - 8, 97)]
+    outcomes = set()
+    for number, content in enumerate(spoilt):
+        file = tmp_path / f"{number}.jpg"
+        file.write_bytes(content)
+        found = []
+        for read in (open_rgb, lambda file: open_picture(file).pixels(1)):
+            try:
+                found.append(np.asarray(read(file)).size)
+            except PictureError as error:
+                found.append((error.kind, str(error)))
+        assert found[0] == found[1], number
+        outcomes.add(type(found[0]))
+    assert outcomes == {int, tuple}
+
+
+def test_files_that_are_none_are_refused_for_training(tmp_path):
+    for content in (None, b"", b"no image"):
+        file = tmp_path / "a.jpg"
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(PictureError) as error:
+            open_rgb(file)
+        with pytest.raises(PictureError) as other:
+            open_picture(file)
+        assert (str(other.value), other.value.kind) == (str(error.value), error.value.kind)
+    with pytest.raises(PictureError, match="cannot be read"):
+        open_picture(Path(tmp_path))
+
+
+def test_a_jpeg_larger_than_pillow_opens_is_refused_before_it_is_decoded(monkeypatch, tmp_path):
+    photograph(48, 32).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(PictureError, match="has more than 200 pixels"):
+        open_picture(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_jpeg_is_reduced_as_it_is_decoded(reduction, tmp_path):
+    file = tmp_path / "a.jpg"
+    image = photograph(128, 64)
+    image.save(file, quality=95, subsampling=0)
+    pixels = open_picture(file).pixels(reduction)
+    means = as_tensor(image.reduce(reduction)).int()
+    assert pixels.shape == means.shape
+    assert (pixels.int() - means).abs().float().mean() < 4

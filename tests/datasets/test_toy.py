@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from detrnb.datasets import toy, toy_drawing
+from detrnb.datasets.importing import import_data
 from detrnb.datasets.splits import open_split
 from detrnb.datasets.toy import make_toy
+from detrnb.datasets.toy_yolo import make_toy_yolo
 from detrnb.settings.config import Config, DataConfig, ToyConfig
 
 TINY = {"num_images": (12, 6, 6), "image_size": 96, "digits": (0, 1, 4, 7)}
@@ -297,3 +299,28 @@ def test_toy_says_when_digits_do_not_fit(tmp_path, blank_digits, monkeypatch):
             tmp_path / "toy", ToyConfig(num_images=(1, 1, 1), objects=(4, 4), scale=(0.35, 0.4))
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_as_yolo_keeps_it_the_toy_set_is_imported_to_the_same(tmp_path, blank_digits):
+    settings = ToyConfig(**TINY)
+    original = make_toy(tmp_path / "toy", settings)
+    foreign = make_toy_yolo(tmp_path / "yolo", settings)
+    imported = import_data(foreign, tmp_path / "imported")
+    assert not imported.lost
+    for split in toy.SPLITS:
+        ours, back = load(original, split), load(imported.path, split)
+        assert [i["file_name"] for i in back["images"]] == [i["file_name"] for i in ours["images"]]
+        assert [c["name"] for c in back["categories"]] == ["0", "1", "4", "7"]
+        boxes = [a["bbox"] for a in ours["annotations"]]
+        np.testing.assert_allclose([a["bbox"] for a in back["annotations"]], boxes, atol=1e-4)
+        kinds = [a["category_id"] - 1 for a in ours["annotations"]]
+        assert [a["category_id"] for a in back["annotations"]] == kinds
+
+
+def test_the_toy_set_as_yolo_keeps_it_is_made_once_and_never_over_another(tmp_path, blank_digits):
+    foreign = make_toy_yolo(tmp_path / "yolo", ToyConfig(**TINY))
+    marked = foreign / "mark"
+    marked.touch()
+    assert make_toy_yolo(foreign, ToyConfig(**TINY)) == foreign and marked.exists()
+    with pytest.raises(ValueError, match="no toy set of these settings; choose another path"):
+        make_toy_yolo(foreign, ToyConfig(**TINY | {"digits": (0, 1, 4)}))

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from detrnb import Config, build_detr, load_weights
-from detrnb.datasets import EvalTransform
+from detrnb.datasets import EvalTransform, as_tensor
 from detrnb.exchange import export_to_transformers
 from detrnb.model import build_criterion, weights
 from detrnb.training import Run
@@ -199,9 +199,7 @@ def test_images_are_prepared_there_as_here(transformers, tmp_path):
     smooth = np.linspace(0, 255, 90 * 120 * 3).reshape(90, 120, 3).astype(np.uint8)
     image = Image.fromarray(smooth)
     prepared = processor(images=[image], return_tensors="pt")
-    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.random.default_rng(0)
-    ours, *_ = EvalTransform(72, 100)(image, *none)
-    pixels = torch.from_numpy(np.asarray(ours).transpose(2, 0, 1).copy())[None]
+    pixels = EvalTransform(72, 100)(image.size).pixels(as_tensor(image))[None]
     mask = torch.zeros(1, *pixels.shape[2:], dtype=torch.bool)
     expected = run.model.normalize(pixels, mask)
     assert prepared["pixel_values"].shape == expected.shape

@@ -1,5 +1,6 @@
 """`judge` trains what is missing, keeps to what was settled, and says what it found."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -9,8 +10,8 @@ import pytest
 from detrnb import Config, fit, judge
 from detrnb.runs.folder import RunFolder
 from detrnb.settings import PRESETS
-from detrnb.study import judging
-from detrnb.training import TrainingDiverged, folder_of
+from detrnb.study import judging, lending
+from detrnb.training import TrainingDiverged, code_of, folder_of
 
 TINY = {
     "model.num_encoder_layers": 1,
@@ -19,6 +20,12 @@ TINY = {
     "train.batch_size": 4,
     "train.epochs": 1,
 }
+FIRST = 200  # number of the first pair
+
+
+def config_of(entry: str, number: int) -> Config:
+    """The settings of a run that `judge` trains with the preset's rate."""
+    return judging.Plan("adaptive_res", "detr", "smoke", (5,), {}, FIRST).config(entry, number)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,8 @@ def trained(project, monkeypatch):
         done.append((variant, seed, config.train.lr))
         folder.write_provenance(first.read_provenance() | {"seed": seed})
         line = first.read_log()[0]
-        ap = 0.3 + 0.001 * seed + (0.05 + 0.001 * (seed % 3)) * (variant != "detr")
+        pair = seed % FIRST
+        ap = 0.3 + 0.001 * pair + (0.05 + 0.001 * (pair % 3)) * (variant != "detr")
         folder.append_log({**line, "test_coco_eval_bbox": [ap, *line["test_coco_eval_bbox"][1:]]})
         folder.write_test("test2017", 0, [ap, *[-1.0] * 11], {"0": ap}, 1.0)
 
@@ -62,7 +70,7 @@ def test_missing_runs_are_announced_and_trained_seed_by_seed(trained, capsys):
     assert told[0].startswith("adaptive_res against detr: 10 of 10 runs are missing, about 0:")
     assert "no kept study of preset smoke tells how far runs spread" in told[0]
     assert [run[:2] for run in trained] == [
-        (entry, seed) for seed in range(5) for entry in ("detr", "adaptive_res")
+        (entry, seed) for seed in range(200, 205) for entry in ("detr", "adaptive_res")
     ]
     assert found.ruling.verdict == "better" and found.ruling.pairs == 5
     judge("adaptive_res", seeds=5, preset="smoke")
@@ -119,7 +127,7 @@ def test_a_run_that_diverges_leaves_its_variant_unstable(trained, monkeypatch, c
     train = judging._train
 
     def diverging(config):
-        if (config.model.variant, config.train.seed) == ("adaptive_res", 3):
+        if (config.model.variant, config.train.seed) == ("adaptive_res", 203):
             folder_of(config).create(config.model_dump(mode="json")).write_failed("not finite")
         else:
             train(config)
@@ -153,18 +161,104 @@ def test_runs_are_handed_to_a_cluster_and_judged_when_they_are_there(trained, mo
     assert found.ruling is None and not trained
     ((name, jobs),) = submitted
     assert name == "detrnb-smoke-adaptive_res-against-detr" and len(jobs) == 10
-    assert (folder_of(Config.preset("smoke", seed=3)).path.name, True) in jobs
+    assert (folder_of(config_of("detr", 203)).path.name, True) in jobs
     for entry in ("detr", "adaptive_res"):
-        for seed in range(5):
-            judging._train(Config.preset("smoke", variant=entry, seed=seed))
+        for number in range(200, 205):
+            judging._train(config_of(entry, number))
     assert judge("adaptive_res", seeds=5, preset="smoke", on="slurm").ruling.verdict == "better"
     assert len(submitted) == 1
 
 
-def test_a_plan_of_before_is_read_without_what_it_no_longer_has(trained):
-    plan = judge("adaptive_res", seeds=1, preset="smoke").plan
-    plan.path.write_text(plan.path.read_text().replace("{", '{"kept": [],', 1))
-    assert judge("adaptive_res", seeds=1, preset="smoke").plan == plan
+def test_each_pair_has_scenes_of_its_own_that_nobody_has_seen(trained):
+    found = judge("adaptive_res", seeds=5, preset="smoke")
+    scenes = {
+        RunFolder(path).read_config()["data"]["toy"]["seed"]
+        for path in (folder_of(config_of("detr", n)).path for n in range(200, 205))
+    }
+    assert scenes == set(range(200, 205))
+    assert "each seed has scenes of its own" in found.methods()
+
+
+def test_a_plan_of_before_goes_on_as_it_began(trained):
+    path = judging.Plan("adaptive_res", "detr", "smoke", (1,), {}).path
+    path.parent.mkdir(parents=True)
+    known = {"name": "adaptive_res", "baseline": "detr", "preset": "smoke", "looks": [1]}
+    path.write_text(json.dumps({**known, "rates": {}, "kept": []}))
+    assert "scenes" not in judge("adaptive_res", seeds=1, preset="smoke").methods()
+    assert [run[:2] for run in trained] == [("detr", 0), ("adaptive_res", 0)]
+
+
+@pytest.fixture
+def kept(project, trained):
+    """A kept study's runs of the baseline, of this code; what an epoch trained here gives."""
+    folder = project / "data" / "study" / "second-smoke" / "judged"
+    line = RunFolder(project / "runs" / "first").read_log()[0]
+    for number in range(200, 205):
+        config = config_of("detr", number)
+        run = RunFolder(folder / f"detr-s{number}").create(config.model_dump(mode="json"))
+        provenance = RunFolder(project / "runs" / "first").read_provenance()
+        run.write_provenance(provenance | {"seed": number, "code": code_of(config)})
+        run.append_log(line)
+        run.write_test("test2017", 0, [0.3, *[-1.0] * 11], {"0": 0.3}, 1.0)
+    yield folder
+    shutil.rmtree(project / "data" / "study")
+
+
+def epoch_of(line):
+    return lambda config: {k: v for k, v in line.items() if k.startswith("train_l")}
+
+
+def test_the_kept_study_lends_its_baseline_where_an_epoch_here_gives_the_same(
+    kept, trained, monkeypatch, capsys
+):
+    line = RunFolder(kept / "detr-s200").read_log()[0]
+    monkeypatch.setattr(lending, "first_epoch", epoch_of(line))
+    found = judge("adaptive_res", seeds=6, preset="smoke")
+    told = capsys.readouterr().out
+    assert "5 of 6 of its runs need not be trained" in told and "7 of 12 runs are missing" in told
+    assert [n for entry, n, _ in trained if entry == "detr"] == [205]
+    assert found.ruling.pairs == 6 and "5 of detr's runs are the kept study's" in str(found)
+    judge("adaptive_res", seeds=6, preset="smoke")
+    assert len(trained) == 7
+
+
+@pytest.mark.parametrize("what", ["line", "code", "settings"])
+def test_the_kept_study_lends_nothing_that_differs(what, kept, trained, monkeypatch, capsys):
+    line = RunFolder(kept / "detr-s200").read_log()[0]
+    if what == "line":
+        line = line | {"train_loss": line["train_loss"] * (1 + 1e-15)}
+    for number in range(200, 205):
+        run = RunFolder(kept / f"detr-s{number}")
+        if what == "code":
+            code = run.read_provenance()["code"]
+            run.write_provenance(run.read_provenance() | {"code": code | {"loss/matcher.py": "0"}})
+        if what == "settings":
+            settings = run.read_config()
+            settings["train"]["lr"] *= 2
+            (run.path / "config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(lending, "first_epoch", epoch_of(line))
+    assert not judge("adaptive_res", seeds=5, preset="smoke").plan.kept
+    assert len(trained) == 10
+    assert ("the epoch's numbers differ" in capsys.readouterr().out) == (what == "line")
+
+
+def test_steps_are_timed_side_by_side_once_and_cost_follows_them(trained, monkeypatch):
+    timed = []
+
+    def seconds(config, steps):
+        timed.append((config.model.variant, config.train.seed, steps))
+        return 2.0 if config.model.variant == "adaptive_res" else 1.0
+
+    monkeypatch.setattr(judging, "seconds_per_step", seconds)
+    judge("adaptive_res", seeds=5, preset="smoke")
+    found = judge("adaptive_res", seeds=5, preset="smoke")
+    ours = [t for t in timed if t[2] == judging.TIMED_STEPS]
+    assert ours == [
+        (entry, n, judging.TIMED_STEPS)
+        for n in (200, 201, 202)
+        for entry in ("detr", "adaptive_res", "adaptive_res", "detr")
+    ]
+    assert found.found.table.loc["adaptive_res", "time"] == 2
 
 
 def test_few_seeds_are_described(trained):
@@ -184,7 +278,7 @@ def test_paper_gets_a_table_and_a_paragraph_of_the_same_numbers(trained):
 
 def test_conditions_that_differ_forbid_the_verdict(trained):
     judge("adaptive_res", seeds=5, preset="smoke")
-    folder = folder_of(Config.preset("smoke", variant="adaptive_res", seed=2))
+    folder = folder_of(config_of("adaptive_res", 202))
     folder.write_provenance(folder.read_provenance() | {"precision": "bf16"})
     assert "not judged" in str(judge("adaptive_res", seeds=5, preset="smoke"))
 

@@ -11,7 +11,7 @@ from detrnb.runs.folder import RunFolder
 from detrnb.settings.config import DataConfig
 from detrnb.training.device import make_accelerator
 from detrnb.training.prepare import Prepared, open_data, prepare
-from detrnb.training.probing import largest_size, probe, seconds_per_step
+from detrnb.training.probing import first_epoch, largest_size, probe, seconds_per_step
 
 SMALL = {
     "model.num_encoder_layers": 1,
@@ -45,6 +45,14 @@ def prepared(config: Config, state: dict | None = None) -> Prepared:
 def log_of(name: str) -> list[dict]:
     log = RunFolder(f"runs/{name}").read_log()
     return [{k: v for k, v in line.items() if not k.endswith("_time_s")} for line in log]
+
+
+def test_a_first_epoch_by_itself_gives_what_the_run_logs_of_it(capsys):
+    config = Config.preset("smoke", overrides=SMALL)
+    run = fit(config, name="whole")
+    line = RunFolder(run.path).read_log()[0]
+    logged = {k: v for k, v in line.items() if k.startswith("train_") and k != "train_time_s"}
+    assert first_epoch(config) == logged
 
 
 def test_run_with_a_probe_equals_one_without(monkeypatch, capsys):

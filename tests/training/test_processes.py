@@ -1,4 +1,7 @@
-"""Two processes (gloo) train what one process trains with the same global batch."""
+"""Two processes (gloo) train what one process trains with the same global batch.
+
+So do two on two CUDA devices (nccl), where there are two: `make gpu` runs what is marked `cuda`.
+"""
 
 import json
 import os
@@ -17,6 +20,9 @@ from detrnb.datasets.splits import split_paths
 from detrnb.runs.folder import RunFolder
 
 TIMEOUT = 600  # seconds; what waits for ever is ended, and fails
+DEVICES = torch.cuda.device_count()
+# How far losses may be apart; a device convolves in TF32, by other kernels for other batches.
+CLOSE = {"rel": 1e-2, "abs": 1e-2} if DEVICES else {"rel": 1e-4, "abs": 1e-6}
 
 
 def start(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -52,6 +58,8 @@ def remove_boxes(places: list[int]) -> list[int]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A folder in which two processes trained, and one with the same images a step."""
+    if DEVICES == 1:
+        pytest.skip("two processes need two CUDA devices, or none; there is one")
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -70,24 +78,27 @@ def log_of(project: Path, name: str) -> list[dict]:
     return [{k: v for k, v in line.items() if not k.endswith("_time_s")} for line in log]
 
 
+@pytest.mark.cuda
 def test_two_processes_log_what_one_does(project):
-    """Losses to 1e-4: both of training and of evaluation, AP too. One line an epoch."""
+    """Losses of training and of evaluation, AP too, to 1e-4 on processors. One line an epoch."""
     together, alone = log_of(project, "together"), log_of(project, "alone")
     assert len(together) == len(alone) == 2
     for ours, theirs in zip(together, alone, strict=True):
         assert list(ours) == list(theirs)
         per_class = "test_coco_eval_bbox_per_class"
-        assert ours.pop(per_class) == pytest.approx(theirs.pop(per_class), abs=1e-4)
+        apart = max(1e-4, CLOSE["abs"])
+        assert ours.pop(per_class) == pytest.approx(theirs.pop(per_class), abs=apart)
         for key, value in theirs.items():
-            assert ours[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+            assert ours[key] == pytest.approx(value, **CLOSE), key
 
 
+@pytest.mark.cuda
 def test_two_processes_that_accumulate_train_as_one_does(project):
     """Evaluation differs: the log's means are over batches, which are smaller."""
     for ours, theirs in zip(log_of(project, "accumulated"), log_of(project, "alone"), strict=True):
         for key, value in theirs.items():
             if key.startswith("train_"):
-                assert ours[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+                assert ours[key] == pytest.approx(value, **CLOSE), key
 
 
 @pytest.mark.parametrize("name", ["together", "accumulated"])

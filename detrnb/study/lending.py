@@ -1,0 +1,70 @@
+"""What the kept study lends a judgement: its baseline's runs, and how far pairs spread."""
+
+from detrnb.compare import read_ladder, verdicts
+from detrnb.runs import RunFolder, config_differences, project_root, trained_by, what_counts
+from detrnb.settings import Config
+from detrnb.study.entries import study_name
+from detrnb.study.judgement import Plan
+from detrnb.training import TrainingDiverged, code_of, first_epoch
+
+FOLDER = "data", "study"
+
+
+def lent(plan: Plan, seed: int) -> RunFolder:
+    """Where the kept study has the baseline's run of a seed, if it has one."""
+    folder = project_root().joinpath(*FOLDER, study_name(plan.preset))
+    return RunFolder(folder / "judged" / f"{plan.baseline}-s{seed}")
+
+
+def seeds_lent(plan: Plan) -> tuple[int, ...]:
+    """Seeds whose baseline need not be trained, since the kept study has an equal run.
+
+    Settings and code must be equal, and an epoch trained here must give that run's line, to the
+    last digit: then this machine computes what that one did, from the same images. Whether data
+    and precision of each pair are equal, the verdict's audit sees besides.
+    """
+    equal = [seed for seed in plan.numbers if _is_equal(plan, seed)]
+    if not equal:
+        return ()
+    first = lent(plan, equal[0])
+    print(f"{plan.baseline}: an epoch is trained to see whether {first.path.parent} serves")
+    line = first.read_log()[0]
+    try:
+        again = first_epoch(plan.config(plan.baseline, equal[0]))
+    except TrainingDiverged:
+        again = {}
+    if again and again == {key: line.get(key) for key in again}:
+        print(f"it does: {len(equal)} of {plan.seeds} of its runs need not be trained", flush=True)
+        return tuple(equal)
+    print("it does not: the epoch's numbers differ, so the baseline is trained here", flush=True)
+    return ()
+
+
+def _is_equal(plan: Plan, seed: int) -> bool:
+    """Whether the kept study has the baseline's run, of these settings and this code."""
+    kept, stated = lent(plan, seed), plan.config(plan.baseline, seed)
+    if not kept.test_path.exists():
+        return False
+    settings = kept.read_config()
+    begun = stated.as_begun(settings).model_dump(mode="json")
+    if config_differences(what_counts(Config.completed(settings)), what_counts(begun)):
+        return False
+    return trained_by(kept.read_provenance()) == [code_of(stated)]
+
+
+def kept_spread(preset: str) -> float | None:
+    """How far paired differences of the kept study spread, in the median over its entries.
+
+    Of the second study once all of its runs are there, before that of the first edition's, whose
+    pairs share one set of images and so spread less than pairs with scenes of their own.
+    """
+    studies = project_root().joinpath(*FOLDER)
+    try:
+        table = read_ladder(studies / study_name(preset)).whole.table
+    except (ValueError, OSError):
+        try:
+            table = verdicts(sorted((studies / preset).glob("*/"))).table
+        except ValueError:
+            return None
+    spreads = table["difference_spread"].dropna()
+    return float(spreads.median()) if len(spreads) else None
