@@ -13,9 +13,9 @@ from detrnb.runs import (
     config_differences,
     is_over,
     project_root,
-    what_counts,
 )
 from detrnb.settings import Config
+from detrnb.training import other_settings
 
 HOME = "DETRNB_HOME"  # names the folder that runs/ and data/ of a process lie in
 
@@ -76,10 +76,7 @@ class Job:
         """
         if not self._is_done(self.kept):
             return False
-        settings = self.kept.read_config()
-        stated = self.config.as_begun(settings).model_dump(mode="json")
-        differing = config_differences(what_counts(Config.completed(settings)), what_counts(stated))
-        if differing:
+        if differing := other_settings(self.kept, self.config):
             raise ValueError(
                 f"{self.kept.path} is of another config ({', '.join(differing)} differ); a study"
                 " compares runs under equal conditions: delete the folder to train it anew"

@@ -1,11 +1,10 @@
 """What the kept study lends a judgement: its baseline's runs, and how far pairs spread."""
 
 from detrnb.compare import read_ladder, verdicts
-from detrnb.runs import RunFolder, config_differences, project_root, trained_by, what_counts
-from detrnb.settings import Config
+from detrnb.runs import RunFolder, project_root, trained_by
 from detrnb.study.entries import study_name
 from detrnb.study.judgement import Plan
-from detrnb.training import TrainingDiverged, code_of, first_epoch
+from detrnb.training import TrainingDiverged, code_of, first_epoch, other_settings
 
 FOLDER = "data", "study"
 
@@ -43,11 +42,7 @@ def seeds_lent(plan: Plan) -> tuple[int, ...]:
 def _is_equal(plan: Plan, seed: int) -> bool:
     """Whether the kept study has the baseline's run, of these settings and this code."""
     kept, stated = lent(plan, seed), plan.config(plan.baseline, seed)
-    if not kept.test_path.exists():
-        return False
-    settings = kept.read_config()
-    begun = stated.as_begun(settings).model_dump(mode="json")
-    if config_differences(what_counts(Config.completed(settings)), what_counts(begun)):
+    if not kept.test_path.exists() or other_settings(kept, stated):
         return False
     return trained_by(kept.read_provenance()) == [code_of(stated)]
 

@@ -21,7 +21,7 @@ from detrnb.training.metrics import (
     load_ground_truth,
 )
 from detrnb.training.opening import TEST_SPLIT, Run, evaluate_split, keep_test, load_run
-from detrnb.training.origin import code_of, other_code
+from detrnb.training.origin import code_of, other_code, other_settings
 from detrnb.training.predicting import Found, Predictions, level
 from detrnb.training.prepare import build_optimizer
 from detrnb.training.probing import first_epoch, make_data, seconds_per_step
@@ -59,6 +59,7 @@ __all__ = [
     "make_accelerator",
     "make_data",
     "other_code",
+    "other_settings",
     "peak_memory_mb",
     "peak_memory_of",
     "processes",

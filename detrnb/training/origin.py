@@ -16,6 +16,7 @@ from detrnb.runs import (
     hash_of_text,
     this_process,
     trained_by,
+    what_counts,
 )
 from detrnb.settings import Config, own_sources, resolve
 from detrnb.training.device import device_name
@@ -79,6 +80,16 @@ def _code_of_class(target: str) -> dict[str, str]:
     file = Path(import_module(target.partition(":")[0]).__file__).resolve()
     key = file.relative_to(PACKAGE).as_posix() if file.is_relative_to(PACKAGE) else target
     return {key: hash_of_file(file)}
+
+
+def other_settings(folder: RunFolder, config: Config) -> dict[str, tuple[object, object]]:
+    """Settings that change numbers and in which a folder's run and a config differ: there, here.
+
+    What the config leaves to the data is taken as that run began.
+    """
+    settings = folder.read_config()
+    stated = config.as_begun(settings).model_dump(mode="json")
+    return config_differences(what_counts(Config.completed(settings)), what_counts(stated))
 
 
 def other_code(provenance: Mapping[str, object], now: Mapping[str, str | None]) -> str:

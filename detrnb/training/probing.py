@@ -95,9 +95,14 @@ def make_data(config: Config) -> None:
     Raises:
         ValueError: as `fit`.
     """
+    _ready(config)
+
+
+def _ready(config: Config) -> tuple[Prepared, Config]:
+    """What training of a config needs, and the config as the data complete it."""
     config = resolved(config, processes().num_processes)
     accelerator = make_accelerator(config.train.precision)
-    prepare(config, accelerator, open_data(config, accelerator))
+    return prepare(config, accelerator, open_data(config, accelerator)), config
 
 
 def seconds_per_step(config: Config, steps: int = 20) -> float:
@@ -106,10 +111,7 @@ def seconds_per_step(config: Config, steps: int = 20) -> float:
     Raises:
         ValueError: as `fit`.
     """
-    config = resolved(config, processes().num_processes)
-    accelerator = make_accelerator(config.train.precision)
-    ready = prepare(config, accelerator, open_data(config, accelerator))
-    return probe(ready, config, steps).step_s
+    return probe(*_ready(config), steps).step_s
 
 
 def first_epoch(config: Config) -> dict[str, float]:
@@ -119,9 +121,7 @@ def first_epoch(config: Config) -> dict[str, float]:
         ValueError: as `fit`.
         TrainingDiverged: something became NaN or infinite.
     """
-    config = resolved(config, processes().num_processes)
-    accelerator = make_accelerator(config.train.precision)
-    ready = prepare(config, accelerator, open_data(config, accelerator))
+    ready, config = _ready(config)
     return train_epoch(ready, config.train, 0, lambda loss: None)["train_line"]
 
 

@@ -14,13 +14,11 @@ from detrnb.runs import (
     Mirror,
     RunFolder,
     bring_back,
-    config_differences,
     is_over,
     is_project,
     is_there,
     project_root,
     run_name,
-    what_counts,
 )
 from detrnb.settings import Config
 from detrnb.training.averaging import averaged, kept_of
@@ -34,7 +32,7 @@ from detrnb.training.epochs import (
 )
 from detrnb.training.global_batch import TrainingDiverged
 from detrnb.training.opening import Run, load_run, read_settings, read_state_of
-from detrnb.training.origin import origin
+from detrnb.training.origin import origin, other_settings
 from detrnb.training.prepare import open_data, prepare
 from detrnb.training.probing import preview
 from detrnb.training.progress import Progress
@@ -187,9 +185,7 @@ def _is_finished(folder: RunFolder, config: Config, resume: str) -> bool:
     """
     if not folder.config_path.exists():
         return False
-    kept = what_counts(Config.completed(folder.read_config()))
-    differing = config_differences(kept, what_counts(config.model_dump(mode="json")))
-    if differing:
+    if differing := other_settings(folder, config):
         weights = (
             f", and to start from that one's weights train.init_from='runs/{folder.path.name}'"
         )
