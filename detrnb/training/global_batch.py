@@ -38,6 +38,11 @@ class GlobalBatch:
         passes: targets and layout of each of this process's; targets may be none.
         where: in the run, for the error.
         begun: what the passes begin with, which the error hands on.
+
+    Attributes:
+        overflows: whether gradients are infinite because of fp16's loss scale, which skips the
+            step and becomes smaller; known after `losses`. accelerate's own word on it is wrong
+            where the optimizer is a fused one, which leaves the step out itself.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class GlobalBatch:
         self._targets = [target for targets, _ in passes for target in targets]
         self._passes: list[tuple[Tensor, Targets]] = []  # losses in the names' order
         self._failures: list[tuple[int, str, list[int]]] = []  # process, tensor, image ids
+        self.overflows = False
 
     def attempt(self, make: Callable[..., T], batch: Batch) -> T | None:
         """One pass, from model to losses; what is not finite ends it here, and `agree` raises.
@@ -135,13 +141,15 @@ class GlobalBatch:
                 if bad:
                     self._fail(NonFiniteError(bad[-1]), targets)
             self._end()
-        if norm is not None and not math.isfinite(read[-1]) and not self._may_overflow():
-            self._fail(NonFiniteError("gradient norm"), self._targets)
-            self._end()
+        if norm is not None and not math.isfinite(read[-1]):
+            self.overflows = self._may_overflow()
+            if not self.overflows:
+                self._fail(NonFiniteError("gradient norm"), self._targets)
+                self._end()
         return values
 
     def _may_overflow(self) -> bool:
-        """Whether fp16's loss scale can be why gradients are infinite: it skips that step."""
+        """Whether fp16's loss scale can be why gradients are infinite."""
         scaler = self.accelerator.scaler
         return scaler is not None and scaler.get_scale() > 1
 

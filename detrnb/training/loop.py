@@ -90,8 +90,8 @@ class _Stepper:
     accelerator: Accelerator
     clip_max_norm: float
 
-    def __call__(self, batches: list[Batch], where: str) -> dict[str, float]:
-        """One step; gives the losses of all that the step sees.
+    def __call__(self, batches: list[Batch], where: str) -> tuple[dict[str, float], bool]:
+        """One step; gives the losses of all that it sees, and whether fp16's scale skipped it.
 
         Beside each pass's matching the device is waited for once, before the weights change.
 
@@ -123,7 +123,7 @@ class _Stepper:
         norm = accelerator.clip_grad_norm_(self.trained, self.clip_max_norm or math.inf)
         losses = whole.losses(norm)
         self.optimizer.step()
-        return losses
+        return losses, whole.overflows
 
 
 def _begun(batches: list[Batch], accelerator: Accelerator, *, training: bool) -> dict:
@@ -165,13 +165,14 @@ def train_one_epoch(
         on_step: called with the loss of each step.
 
     Returns:
-        The epoch's means under the log's `train_` keys, of the batches of all processes and passes.
+        The epoch's means under the log's `train_` keys, of the batches of all processes and passes;
+        with fp16 `train_skipped_steps` too, how many changed no weight, for its scale was too high.
 
     Raises:
         TrainingDiverged: something became NaN or infinite, in whichever process; names step, images
             and tensor.
     """
-    averages = _Averages()
+    averages, skipped = _Averages(), 0
     steps = len(loader) // accumulate
     core = accelerator.unwrap_model(model)
     trained = [parameter for parameter in core.parameters() if parameter.requires_grad]
@@ -184,11 +185,13 @@ def train_one_epoch(
         rate = optimizer.param_groups[0]["lr"]
         where = f"at epoch {epoch + 1}, step {step + 1} (learning rate {rate:.2e})"
         batches = [_with_draws(batch, seed, epoch) for batch in batches]
-        losses = take_step(batches, where)
+        losses, overflows = take_step(batches, where)
+        skipped += overflows
         averages.add({"lr": rate, **losses})
         on_step(losses["loss"])
     means = averages.means()
-    return _log_part("train", means, criterion.weights_of(means))
+    line = _log_part("train", means, criterion.weights_of(means))
+    return line if accelerator.scaler is None else line | {"train_skipped_steps": skipped}
 
 
 def _with_draws(batch: Batch, seed: int, epoch: int) -> Batch:

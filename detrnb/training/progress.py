@@ -40,10 +40,12 @@ class Progress:
         line = log[-1]
         ap, ap50 = line["test_coco_eval_bbox"][:2]
         left = f"  about {duration(remaining)} left" if remaining else ""
+        skipped = line.get("train_skipped_steps")
+        note = f"  {skipped} steps skipped, as fp16's scale was too high" if skipped else ""
         tqdm.write(
             f"epoch {line['epoch'] + 1}/{self.epochs}  loss {line['train_loss']:.3f}"
             f"  val loss {line['test_loss']:.3f}  AP {ap:.3f}  AP50 {ap50:.3f}"
-            f"  {duration(seconds)}{left}",
+            f"  {duration(seconds)}{left}{note}",
             file=sys.stdout,
         )
         sys.stdout.flush()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import nasty
 import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as some
 from PIL import Image
 
 from detrnb.datasets import CocoDataset, check
@@ -20,16 +22,10 @@ from detrnb.datasets.transforms import EvalTransform
 from soak.drill import Drill, Try
 from soak.runs import difference, outcome, train, trained, typed
 
-try:
-    from hypothesis import HealthCheck, Phase, given, seed, settings
-    from hypothesis import strategies as some
-except ImportError:  # of the extra `dev`
-    given = None
-
 IMAGES = 3
 
 
-def odd() -> "some.SearchStrategy":
+def odd() -> some.SearchStrategy:
     """Values as no exporter should write them, and those that are near to right."""
     numbers = some.one_of(
         some.integers(-3, 6),
@@ -41,7 +37,7 @@ def odd() -> "some.SearchStrategy":
     return numbers
 
 
-def annotation_files() -> "some.SearchStrategy":
+def annotation_files() -> some.SearchStrategy:
     """Contents of annotation files: lists of records, right, wrong and in between."""
     ids = some.one_of(some.integers(1, IMAGES), some.integers(1, IMAGES), odd())
     sides = some.one_of(some.floats(0, 40, width=32), some.integers(1, 32), odd())
@@ -82,7 +78,7 @@ def annotation_files() -> "some.SearchStrategy":
         }
     )
 
-    def lists(record: "some.SearchStrategy", sound: list) -> "some.SearchStrategy":
+    def lists(record: some.SearchStrategy, sound: list) -> some.SearchStrategy:
         return some.one_of(some.just(sound), some.lists(record, max_size=4), odd())
 
     wild = some.fixed_dictionaries(
@@ -123,9 +119,6 @@ def lost_silently(folder: Path, content: object) -> str:
 def fuzzed_annotations(folder: Path, count: int, start: int) -> Iterator[Try]:
     """Files by hypothesis; what it finds is made small by it."""
     part = "annotation files by hypothesis"
-    if given is None:
-        yield Try(part, None, "hypothesis is not installed (the extra `dev`)")
-        return
     (folder / "images").mkdir(exist_ok=True)
     for number in range(1, IMAGES + 1):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / "images" / f"{number}.png")

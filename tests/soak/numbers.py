@@ -72,7 +72,7 @@ def planted(plant: Plant, value: float, when: tuple[int, int], rank: int = 0) ->
     """Have this process's training meet a value at a step."""
     call, count = loop._Stepper.__call__, itertools.count()
 
-    def spoiling(self: loop._Stepper, batches: list, where: str) -> dict[str, float]:
+    def spoiling(self: loop._Stepper, batches: list, where: str) -> tuple:
         if f"epoch {when[0] + 1}, step {when[1] + 1} (" in where and "rate 0.00" not in where:
             plant(self, batches, value)
         next(count)

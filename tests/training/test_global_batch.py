@@ -145,14 +145,16 @@ def test_scaled_gradients_are_unscaled_before_they_are_clipped(as_fp16):
     batches = [batch((3, 1), 1), batch((2, 2), 2)]
     plain, model, _ = train(batches)
     log, other, _ = train(batches, scaler=scaled(2.0**12))
+    assert log.pop("train_skipped_steps") == 0
     assert log == pytest.approx(plain, rel=1e-5)
     for ours, theirs in zip(other.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_step_whose_scaled_gradients_overflow_is_skipped_and_the_scale_halved(as_fp16):
+def test_step_whose_scaled_gradients_overflow_is_skipped_and_counted_and_the_scale_halved(as_fp16):
     scaler = scaled(2.0**127)
     log, model, start = train([batch((3, 1), 1)], scaler=scaler)
+    assert log["train_skipped_steps"] == 1
     assert scaler.get_scale() == 2.0**126
     assert math.isfinite(log["train_loss"])
     assert all(torch.equal(p, start[name]) for name, p in model.named_parameters())
