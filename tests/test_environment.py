@@ -287,7 +287,7 @@ def test_a_checkouts_own_environment_gets_the_package_and_a_shared_one_does_not(
     installed = f"lib/python3/site-packages/detrnb-{PROJECT['version']}.dist-info"
     for venv, expected in ((root / ".venv", 1), (tmp_path / "shared", 0)):
         calls = tmp_path / f"{venv.name}-calls"
-        script = f'echo "$@" >> {calls}\ncase "$*" in *-e*) mkdir -p {venv}/{installed};; esac'
+        script = f'echo "$@" >> {calls}\ncase "$*" in *" -e "*) mkdir -p {venv}/{installed};; esac'
         fake_pip(venv, script)
         environment.ensure(venv, root)
         environment.ensure(venv, root)

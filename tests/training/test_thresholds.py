@@ -9,6 +9,7 @@ import pytest
 from detrnb import Config, fit, load_run
 from detrnb.datasets import CocoDataset, EvalTransform
 from detrnb.plots import plot_thresholds
+from detrnb.runs import RunFolder
 from detrnb.training.predicting import level
 from detrnb.training.thresholds import thresholds
 
@@ -118,7 +119,7 @@ def test_a_run_keeps_the_thresholds_of_its_best_weights(tmp_path, monkeypatch):
     small = {"data.toy.num_images": (16, 8, 4), "train.batch_size": 8, "train.epochs": 3}
     run = fit(Config.preset("smoke", overrides=small), name="small")
     best = load_run(run.path, "best")
-    kept = json.loads((run.path / "thresholds.json").read_text())
+    kept = RunFolder(run.path).read_thresholds()
     assert kept["epoch"] == best.epoch == int(run.log["AP"].idxmax())
     assert best.thresholds == kept
     (run.path / "thresholds.json").unlink()
