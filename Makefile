@@ -38,7 +38,7 @@ test: env  ## ruff, then every test, each notebook in smoke mode among them
 	@$(INTERPRETER) -m ruff check --quiet .
 	@$(INTERPRETER) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
-browser: env  ## notebook 05 in a real JupyterLab, by keyboard, and the index page; SMOKE=1: in about a minute
+browser: env  ## in a real browser: the index page, notebook 05 by keyboard, a reload while training; SMOKE=1: two minutes
 	@$(INTERPRETER) tools/browser_check.py $(if $(filter-out 0,$(SMOKE)),--smoke)
 
 study: env  ## train every run of the study, for many hours; goes on where it stopped

@@ -1,10 +1,11 @@
-// Use the explorer of an open notebook by keyboard, and look at the workbook's index:
-// browser_check.js URL CHROMIUM FOLDER INDEX
+// Use the explorer of an open notebook by keyboard, reload a notebook that trains, and look at the
+// workbook's index:
+// browser_check.js URL CHROMIUM FOLDER INDEX RELOADED LOG EPOCHS
 // Prints what it did; the exit code is 1 where something is wrong. Called by browser_check.py.
 const { chromium } = require("playwright-core");
-const { existsSync } = require("fs");
+const { existsSync, readFileSync } = require("fs");
 const { fileURLToPath, pathToFileURL } = require("url");
-const [url, executablePath, folder, index] = process.argv.slice(2);
+const [url, executablePath, folder, index, reloaded, log, epochs] = process.argv.slice(2);
 const quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"];
 quiet.push("--disable-background-networking", "--disable-component-update");
 quiet.push("--no-sandbox"); // root, as in a container, cannot have one
@@ -46,6 +47,44 @@ async function lookAtIndex(browser) {
   return faults;
 }
 
+const kernel = "jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel";
+const idle = (page) =>
+  page.waitForFunction(`window.${kernel}?.status === "idle"`, null, { timeout: 120000 });
+const runAll = "jupyterapp.commands.execute('notebook:run-all-cells')";
+
+function outputs() {
+  const cells = jupyterapp.shell.currentWidget.content.model.toJSON().cells;
+  return cells.filter((cell) => cell.cell_type === "code").flatMap((cell) => cell.outputs);
+}
+
+// The page is loaded anew while a cell trains: the kernel goes on to the run's end, and the page
+// works with it.
+async function reloadWhileTraining(page) {
+  const logged = () => (existsSync(log) ? readFileSync(log, "utf8").split("\n").length - 1 : 0);
+  async function until(lines) {
+    for (let i = 0; logged() < lines; i++) {
+      if (i > 1200) throw new Error(`reloaded: ${logged()} of ${lines} epochs after 120 s`);
+      await page.waitForTimeout(100);
+    }
+  }
+  await page.goto(url.replace(/[^/]*\.ipynb/, reloaded));
+  await idle(page);
+  await page.evaluate(`void ${runAll}`);
+  await until(2);
+  await page.reload();
+  const at = logged();
+  if (at >= epochs) throw new Error("reloaded: the run was over before; it needs more epochs");
+  await until(epochs);
+  await idle(page);
+  await page.evaluate(runAll); // opens what has ended
+  const found = await page.evaluate(outputs);
+  const failed = found.filter((x) => x.output_type === "error").map((x) => x.evalue);
+  const told = found.some((x) => [x.text].flat().join("").includes(`${epochs} epochs`));
+  if (failed.length || !told) throw new Error(`reloaded: the page is lost: ${failed}`);
+  if (logged() !== Number(epochs)) throw new Error(`reloaded: ${logged()} lines are logged`);
+  console.log(`reloaded after epoch ${at}: the run went on to epoch ${logged()}`);
+}
+
 async function main() {
   const browser = await chromium.launch({ executablePath, args: quiet });
   const atIndex = await lookAtIndex(browser);
@@ -57,9 +96,8 @@ async function main() {
   await page.route(({ hostname }) => hostname !== "127.0.0.1", (route) => route.abort());
 
   await page.goto(url);
-  const kernel = "jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel";
-  await page.waitForFunction(`window.${kernel}?.status === "idle"`, null, { timeout: 120000 });
-  await page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')");
+  await idle(page);
+  await page.evaluate(runAll);
   const { ran, errors, explorer } = await page.evaluate(() => {
     const notebook = jupyterapp.shell.currentWidget.content;
     const cells = notebook.model.toJSON().cells;
@@ -118,6 +156,7 @@ async function main() {
     await picture.scrollIntoViewIfNeeded();
     await page.screenshot({ path: `${folder}/${theme.toLowerCase()}.png` });
   }
+  await reloadWhileTraining(page);
   await browser.close();
   if (faults.length) throw new Error(faults.join("\n"));
 }

@@ -1,4 +1,4 @@
-"""The workbook's index and notebook 05's explorer in a real browser: `make browser`.
+"""The workbook's index, notebook 05's explorer and a reload in a real browser: `make browser`.
 
 Needs Chromium, node and playwright-core, and installs what is missing: the first two by apt where
 it may, the last by npm into the environment. Where that cannot be done it says so and checks
@@ -25,6 +25,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "05_attention_maps.ipynb"
+RELOADED, EPOCHS = "reloaded.ipynb", 30  # a notebook whose page is loaded anew while it trains
 FOR_INDEX = "07"  # has verdicts and decisions, reads logs and trains nothing
 PLAYWRIGHT = "playwright-core@1.65.0"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -80,7 +81,7 @@ def find_playwright() -> Path:
 
 
 def make_project(folder: Path, *, smoke: bool) -> None:
-    """A project with the notebook alone, so that running it changes no committed file.
+    """A project with two notebooks alone, so that running it changes no committed file.
 
     Data and runs are the checkout's.
     """
@@ -94,6 +95,16 @@ def make_project(folder: Path, *, smoke: bool) -> None:
             cell.source += "\nsmoke = True"
     (folder / "notebooks").mkdir()
     nbformat.write(notebook, folder / "notebooks" / NOTEBOOK)
+    training = nbformat.v4.new_notebook(metadata=notebook.metadata)
+    code = (
+        "from detrnb import Config, fit\n"
+        f"config = Config.preset('smoke', overrides={{'train.epochs': {EPOCHS}}})\n"
+        f"run = fit(config, name='{Path(RELOADED).stem}')\n"
+        "print(len(run.log), 'epochs')"
+    )
+    training.cells = [nbformat.v4.new_code_cell(code)]
+    nbformat.write(training, folder / "notebooks" / RELOADED)
+    shutil.rmtree(ROOT / "runs" / Path(RELOADED).stem, ignore_errors=True)
 
 
 def make_index(folder: Path) -> Path:
@@ -165,7 +176,9 @@ def check(*, smoke: bool) -> int:
         shots.mkdir(parents=True, exist_ok=True)
         with jupyter_lab(Path(folder)) as address:
             script = Path(__file__).with_suffix(".js")
+            log = ROOT / "runs" / Path(RELOADED).stem / "log.txt"
             command = ["node", script, address, browser, shots, index]
+            command += [RELOADED, log, str(EPOCHS)]
             environment = {**os.environ, "NODE_PATH": str(modules)}
             return subprocess.run(command, env=environment, timeout=CHECK_SECONDS).returncode
 

@@ -44,7 +44,7 @@ def tries(folder: Path, megabytes: int = 50) -> Iterator[Try]:
     for part, cells, expected, parameters in wanted:
         why = ends(folder, cells, expected, parameters)
         yield Try(part, not why, why)
-    yield Try("a browser reload while training", None, "make browser holds the page, not a reload")
+    yield Try("a browser reload while training", None, "`make browser` does that")
 
 
 TAUGHT = (
