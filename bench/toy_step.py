@@ -38,8 +38,8 @@ KINDS = {  # what an operator's name contains -> kind; the first that fits
 }
 
 
-def step(variant: str = "detr") -> tuple[Callable[[], object], torch.nn.Module]:
-    """A step of `fit` on a batch of random features, and the criterion that it uses."""
+def step(variant: str = "detr") -> tuple[Callable[[], object], torch.nn.Module, torch.nn.Module]:
+    """A step of `fit` on a batch of random features, and the model and criterion that it uses."""
     config = Config.preset("toy", variant=variant)
     generator, images = torch.Generator().manual_seed(0), config.train.batch_size
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def step(variant: str = "detr") -> tuple[Callable[[], object], torch.nn.Module]:
     def take() -> object:
         return train_one_epoch(model, criterion, given, optimizer, accelerator, 0, **clip)
 
-    return take, criterion
+    return take, model, criterion
 
 
 def by_kind(take: Callable[[], object], criterion: torch.nn.Module) -> dict[str, float]:
@@ -115,7 +115,7 @@ def profile_rows(
 def results(options: Options) -> Findings:
     """A step, its products alone, and its time by kind."""
     found = Findings()
-    take, criterion = step()
+    take, _, criterion = step()
     times = in_turns({"step": take}, options)["step"]
     found.tables["A step"] = [{"what": "toy step", "ms": spread(1e3 * times)}]
     found.tables["Distance from the limit"] = [limit_row("toy step", take, options)]
