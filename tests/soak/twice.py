@@ -1,5 +1,6 @@
 """Two of everything: of many that want one folder one works, the others wait or say who works."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detrnb.commands import main
+from detrnb.runs import RunFolder
 from soak.drill import ROOT, Drill, Try
 from soak.forking import Child
 from soak.kill import Project
@@ -42,30 +44,40 @@ def into_one_folder(project: Project, apart: float) -> Try:
     return Try(part, not why, why and f"{apart:g} s apart: {why}")
 
 
-def studies_at_once(project: Project) -> Try:
-    """Four lists of the same runs, worked off at once in one project, as four studies do."""
-    project.know(VARIANT)
-    names = [project.new() for _ in range(3)]
+def studies_at_once(folder: Path) -> Try:
+    """Four studies of the same trials in one project, beside the trials of one that is alone."""
+    line = ["study", "--preset", "smoke", "--only", "detr"]
+    alone, shared = folder / "alone", folder / "shared"
+    for project in (alone, shared):
+        project.mkdir()
+        shutil.copy(ROOT / "pyproject.toml", project)
+    expected = _worked_off(alone, [Child(lambda: main(line), alone)])
+    studies = [Child(lambda: main(line), shared) for _ in range(STUDIES)]
+    found = _worked_off(shared, studies)
+    why = ""
+    for study in studies:
+        refused = study.code == 1 and "exit code" in study.said
+        if not why and ("Traceback" in study.said or not (study.code == 0 or refused)):
+            why = f"ended with {study.code}: {study.said[-300:]}"
+    why = why or difference(found, expected)
+    return Try(f"{STUDIES} studies at once", not why, why)
 
-    def work() -> int:
-        worst = 0
-        for name in names:
-            for _ in range(200):  # a study waits for a run that another works on, and asks again
-                code = main(project.line(name, VARIANT))
-                if code == 0:
-                    break
-                time.sleep(0.2)
-            worst = max(worst, code)
-        return worst
 
-    workers = [Child(work, project.folder) for _ in range(STUDIES)]
-    codes = [worker.wait() for worker in workers]
-    why = "" if codes == [0] * STUDIES else f"ended with {codes}: {workers[0].said[-300:]}"
-    for name in names:
-        why = why or difference(outcome(project.folder, name), project.unbroken[VARIANT])
-        lines = (project.folder / "runs" / name / "log.txt").read_text().splitlines()
-        why = why or ("" if len(lines) == 3 else f"{len(lines)} lines are logged of 3 epochs")
-    return Try(f"{STUDIES} lists of the same runs at once", not why, why)
+def _worked_off(project: Path, studies: list[Child]) -> dict[str, list[dict]]:
+    """The logs that studies keep, times aside, once they have ended and one more has looked."""
+    for study in studies:
+        study.wait(900)
+    again = Child(lambda: main(["study", "--preset", "smoke", "--only", "detr"]), project)
+    if again.wait(900) != 0:
+        return {"the same command again": [{"said": again.said[-300:]}]}
+    kept = sorted((project / "data" / "study" / "second-smoke" / "trials").iterdir())
+    return {
+        path.name: [
+            {key: value for key, value in line.items() if not key.endswith("_time_s")}
+            for line in RunFolder(path).read_log()
+        ]
+        for path in kept
+    }
 
 
 def environments_at_once(folder: Path) -> Try:
@@ -96,11 +108,11 @@ def tries(folder: Path) -> Iterator[Try]:
     project, number = Project(folder), 0
     while True:
         yield into_one_folder(project, (0.0, 0.05, 0.12)[number % 3])
-        if number % 3 == 1:
-            yield studies_at_once(project)
-        place = folder / f"env-{number}"
+        place = folder / f"at-once-{number}"
         place.mkdir()
         yield environments_at_once(place)
+        if number % 12 == 1:
+            yield studies_at_once(place)
         number += 1
 
 
