@@ -14,10 +14,10 @@ from timing import Findings, Options, in_turns, main
 from detrnb.settings import Config
 
 SIZE, QUERIES = (480, 640), 100
-SECONDS = 15.0  # of each kind, after which no further round begins
+SECONDS = 8.0  # of each kind, after which no further round begins
 AXES = {
     "image, pixels": ((240, 320), (360, 480), (480, 640), (600, 800), (800, 1088)),
-    "queries": (25, 100, 400, 1600),
+    "queries": (25, 100, 300, 900),
     "boxes an image": (1, 7, 50, 300),
     "images a batch": (1, 2, 4),
 }

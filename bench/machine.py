@@ -45,11 +45,11 @@ def version(package: str) -> str | None:
         return None
 
 
-def commit_of(clone: str) -> str | None:
-    """Of the reference's clone; None where git cannot tell."""
+def commit_of(clone: str) -> str:
+    """Of the reference's clone."""
     command = ["git", "-C", clone, "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip()[:7] or None
+    return done.stdout.strip()[:7] or "of a commit that git cannot tell"
 
 
 if __name__ == "__main__":

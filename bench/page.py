@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aims import AIMS, Aim
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 from tables import Row, markdown, middle, shown
 
 HEAD = """# What it costs
@@ -132,7 +133,16 @@ def draw_growth(results: dict, path: Path) -> None:
         line = [(row["to"], row["ms"] / 1e3) for row in rows if row["what grows"] == axis]
         panel.plot(*zip(*line, strict=True), "o-", color="#4D4D4D", markersize=4)
         panel.set(xscale="log", yscale="log", xlabel=axis)
+        panel.set_xticks([to for to, _ in line], [_short(to) for to, _ in line], fontsize=8)
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.grid(which="both", color="#E6E6E6", linewidth=0.8)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("a training step, seconds")
     figure.savefig(path, dpi=120)
+
+
+def _short(number: float) -> str:
+    """As it stands at an axis: 300, 0.08M."""
+    return f"{number / 1e6:.2f}M" if number >= 1e4 else f"{number:g}"

@@ -26,7 +26,7 @@ from detrnb.training import default_device, device_name, seconds_of
 DEVICE = default_device()
 OURS = "ours"
 LEAST, MOST = 3, 15  # rounds
-SECONDS = 20.0  # after which no further round begins
+SECONDS = 12.0  # after which no further round begins
 NO_REFERENCE = "no clone of facebookresearch/detr was named; --reference CLONE"
 
 

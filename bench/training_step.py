@@ -36,7 +36,7 @@ from detrnb.model import MultiheadAttention, ResNetBody, build_criterion
 from detrnb.settings import Config
 from detrnb.training import peak_memory_mb
 
-STEP_SECONDS, PART_SECONDS = 40.0, 5.0
+STEP_SECONDS, PART_SECONDS = 30.0, 5.0
 MEMORY_RUNS = 2  # of each contestant
 
 

@@ -9,7 +9,7 @@ from detrnb.study.here import run_here
 from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement
 from detrnb.study.judging import judge
-from detrnb.study.listing import list_variants, variants_markdown
+from detrnb.study.listing import list_variants, measured_costs, variants_markdown
 from detrnb.study.slurm import Slurm
 from detrnb.study.status import simulation, state_of
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_variant",
     "judge",
     "list_variants",
+    "measured_costs",
     "run_here",
     "second_study",
     "simulation",

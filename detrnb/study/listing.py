@@ -1,6 +1,8 @@
 """The table of the package's variants: what each changes, what it costs, where it comes from."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
@@ -40,6 +42,19 @@ def list_variants(costs: Mapping[str, Mapping[str, float]] | None = None) -> pd.
     order = ("part", "idea", "parameters", "time", "memory", "source")
     table = pd.DataFrame({key: columns[key] for key in order if key in columns}, index=[*known])
     return table.rename_axis("name")
+
+
+def measured_costs(results: Path) -> dict[str, dict[str, float]]:
+    """What `list_variants` asks of costs, from the file that `make bench` writes.
+
+    Raises:
+        ValueError: the claim `variants` is not in it.
+    """
+    claims = json.loads(results.read_text())["claims"]
+    if "tables" not in claims.get("variants", {}):
+        raise ValueError(f"{results} does not tell what variants cost: python bench variants")
+    rows = claims["variants"]["tables"]["A step"]
+    return {row["variant"]: row | {"time": row["time"]["median"]} for row in rows}
 
 
 def variants_markdown(table: pd.DataFrame) -> str:

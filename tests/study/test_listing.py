@@ -1,9 +1,14 @@
 """The table of variants, which README shows."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from detrnb.settings import VARIANTS, Variant
-from detrnb.study import list_variants, variants_markdown
+from detrnb.study import list_variants, measured_costs, variants_markdown
+
+ROOT = Path(__file__).resolve().parents[2]
 
 COSTS = {
     name: {"parameters": 1000 + 7 * i, "time": 1 + i / 10, "memory": 1 + i / 4}
@@ -44,3 +49,15 @@ def test_costs_stand_beside_as_more_parameters_and_shares_of_a_step():
 def test_costs_that_lack_a_variant_are_refused():
     with pytest.raises(ValueError, match="no costs of group; measure them: bench/variants.py"):
         list_variants({name: cost for name, cost in COSTS.items() if name != "group"})
+
+
+def test_readme_has_the_table_with_what_bench_measured():
+    costs = measured_costs(ROOT / "bench" / "results.json")
+    assert variants_markdown(list_variants(costs)) in (ROOT / "README.md").read_text()
+
+
+def test_results_without_the_costs_of_variants_are_refused(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"claims": {"variants": {"failed": "no words"}}}))
+    with pytest.raises(ValueError, match="results.json does not tell .* python bench variants"):
+        measured_costs(path)

@@ -1,8 +1,14 @@
 """Precision by what the device has; what the main process computes, for all."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+import detrnb
 from detrnb.training import device
 
 
@@ -28,3 +34,23 @@ def test_precision_is_what_the_device_computes_in(monkeypatch, cuda, bf16, amx, 
     assert device.make_accelerator("auto") == expected
     assert device.make_accelerator("fp16") == "fp16"
     assert device.make_accelerator("fp32") == "no"
+
+
+def test_peak_memory_is_the_processs_own_not_that_of_the_larger_one_that_started_it():
+    """As of a study's children, and of the notebook that starts them."""
+    child = (
+        "import torch; from detrnb.training.device import peak_memory_mb;"
+        "print(peak_memory_mb(torch.device('cpu')))"
+    )
+    parent = (
+        "import subprocess, sys; large = b'1' * 1_600_000_000;"
+        "subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", parent, child],
+        env=os.environ | {"PYTHONPATH": str(Path(detrnb.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 50 < float(done.stdout) < 1200
