@@ -72,6 +72,18 @@ def _check_parameters(source: Path, parameters: dict) -> None:
         )
 
 
+class _Exits(list):
+    """The numbers of code cells that asked their kernel to end, as `exit()` does.
+
+    The kernel goes on for a moment, so that whether the next cell runs is a matter of chance.
+    """
+
+    def __call__(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        told = execute_reply["content"].get("payload") or []
+        if any(one.get("source") == "ask_exit" for one in told):
+            self.append(cell.execution_count)
+
+
 def _check_every_cell_ran(notebook: NotebookNode, name: str) -> None:
     """`sys.exit(0)` in a cell ends the kernel quietly, and papermill reports success."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
@@ -104,7 +116,7 @@ def run_notebook(
     source, output = Path(source).resolve(), Path(output).resolve()
     _check_parameters(source, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    begin = time.monotonic()
+    begin, exits = time.monotonic(), _Exits()
     try:
         with _kernel_environment():
             executed = papermill.execute_notebook(
@@ -115,6 +127,7 @@ def run_notebook(
                 kernel_name="python3",
                 progress_bar=False,
                 stdout_file=_EpochLines(),
+                on_cell_executed=exits,
                 execution_timeout=timeout,
                 # Of a cell that is over, much output may still be on its way.
                 iopub_timeout=OUTPUT_SECONDS,
@@ -131,6 +144,8 @@ def run_notebook(
     except (DeadKernelError, CellTimeoutError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotebookFailed(f"{source.name}: {reason}") from error
+    if exits:
+        raise NotebookFailed(f"{source.name}: code cell {exits[0]} ends its kernel, by exit()")
     _check_every_cell_ran(executed, source.name)
     return time.monotonic() - begin
 

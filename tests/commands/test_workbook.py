@@ -81,6 +81,12 @@ def test_run_notebook_notices_cells_that_never_ran(tmp_path):
         run_notebook(source, tmp_path / "out.ipynb", {})
 
 
+def test_run_notebook_in_which_a_cell_ends_the_kernel_fails_even_if_the_rest_still_ran(tmp_path):
+    source = write_notebook(tmp_path / "01_first.ipynb", "exit()", "1 + 1")
+    with pytest.raises(NotebookFailed, match="01_first.ipynb: (code cell 2 ends its|Kernel died)"):
+        run_notebook(source, tmp_path / "out.ipynb", {})
+
+
 def test_run_notebook_names_the_cell_that_raised_and_keeps_what_ran(tmp_path):
     source = write_notebook(tmp_path / "01_first.ipynb", "print('ran')", "1 / 0", "print('not')")
     with pytest.raises(NotebookFailed, match="code cell 3 failed: ZeroDivisionError: division"):
