@@ -72,7 +72,7 @@ AIMS = (
         bound=0.75,
         if_missed="Three quarters of a step's operators are matrix products and attention's"
         " kernels (the table of toy_step), which both editions call alike: with all else gone an"
-        " epoch would just reach the aim. Evaluation is many times as fast; it was little of an epoch."
+        " epoch would just reach the aim. Evaluation is many times as fast; it was little of it."
         " Done since the first edition, each with logs equal to the last digit: no ReLU in place"
         " where autograd would copy what it overwrites, no mask where nothing is padded and one"
         " position embedding a batch, losses and finiteness read once a step, modules walked once"
