@@ -72,16 +72,44 @@ def _check_parameters(source: Path, parameters: dict) -> None:
         )
 
 
-class _Exits(list):
-    """The numbers of code cells that asked their kernel to end, as `exit()` does.
+class _AfterCell:
+    """What is done once a cell has run, before it is written.
 
-    The kernel goes on for a moment, so that whether the next cell runs is a matter of chance.
+    Attributes:
+        exits: the numbers of code cells that asked their kernel to end, as `exit()` does. It goes
+            on for a moment, so that whether the next cell runs is a matter of chance.
     """
+
+    def __init__(self) -> None:
+        self.exits: list[int] = []
 
     def __call__(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
         told = execute_reply["content"].get("payload") or []
         if any(one.get("source") == "ask_exit" for one in told):
-            self.append(cell.execution_count)
+            self.exits.append(cell.execution_count)
+        cell.outputs = _as_one(cell.outputs)
+
+
+def _as_one(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs with each stream's pieces as one: a bar's hundred refreshes become its last line.
+
+    nbclient's `coalesce_streams` does so too, but takes the square of a line's length: for ever
+    where a cell prints a megabyte without an end of line.
+    """
+    kept, pieces = [], {}
+    for output in outputs:
+        if output["output_type"] != "stream":
+            kept.append(output)
+        elif output["name"] in pieces:
+            pieces[output["name"]].append(output["text"])
+        else:
+            pieces[output["name"]] = [output["text"]]
+            kept.append(output)
+    for output in kept:
+        if output["output_type"] == "stream":
+            lines = "".join(pieces[output["name"]]).split("\n")
+            output["text"] = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+    return kept
 
 
 def _check_every_cell_ran(notebook: NotebookNode, name: str) -> None:
@@ -116,7 +144,7 @@ def run_notebook(
     source, output = Path(source).resolve(), Path(output).resolve()
     _check_parameters(source, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    begin, exits = time.monotonic(), _Exits()
+    begin, after = time.monotonic(), _AfterCell()
     try:
         with _kernel_environment():
             executed = papermill.execute_notebook(
@@ -127,11 +155,10 @@ def run_notebook(
                 kernel_name="python3",
                 progress_bar=False,
                 stdout_file=_EpochLines(),
-                on_cell_executed=exits,
+                on_cell_executed=after,
                 execution_timeout=timeout,
                 # Of a cell that is over, much output may still be on its way.
                 iopub_timeout=OUTPUT_SECONDS,
-                coalesce_streams=True,  # a bar's hundred refreshes become one line
                 store_widget_state=False,  # GitHub cannot show a notebook that holds it
                 # Silences ipykernel's warning about TCP without encryption.
                 config=TraitletsConfig({"KernelManager": {"transport_encryption": "auto"}}),
@@ -144,8 +171,10 @@ def run_notebook(
     except (DeadKernelError, CellTimeoutError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotebookFailed(f"{source.name}: {reason}") from error
-    if exits:
-        raise NotebookFailed(f"{source.name}: code cell {exits[0]} ends its kernel, by exit()")
+    if after.exits:
+        raise NotebookFailed(
+            f"{source.name}: code cell {after.exits[0]} ends its kernel, by exit()"
+        )
     _check_every_cell_ran(executed, source.name)
     return time.monotonic() - begin
 

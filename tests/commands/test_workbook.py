@@ -87,6 +87,17 @@ def test_run_notebook_in_which_a_cell_ends_the_kernel_fails_even_if_the_rest_sti
         run_notebook(source, tmp_path / "out.ipynb", {})
 
 
+def test_run_notebook_keeps_a_bars_last_state_and_a_line_of_any_length(tmp_path):
+    """nbclient's own way takes the square of a line's length: hours for this one."""
+    bar = "import sys\nfor i in range(3): print(f'{i} of 2', end='\\r')\nprint('end of it')"
+    long = "print('x' * 3_000_000)\nprint('note', file=sys.stderr)\nprint('last')"
+    run_notebook(write_notebook(tmp_path / "01_first.ipynb", bar, long), tmp_path / "out.ipynb", {})
+    cells = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    *_, first, second = [[(o["name"], o["text"]) for o in c.get("outputs", ())] for c in cells]
+    assert first == [("stdout", "end of it\n")]
+    assert dict(second) == {"stdout": f"{'x' * 3_000_000}\nlast\n", "stderr": "note\n"}
+
+
 def test_run_notebook_names_the_cell_that_raised_and_keeps_what_ran(tmp_path):
     source = write_notebook(tmp_path / "01_first.ipynb", "print('ran')", "1 / 0", "print('not')")
     with pytest.raises(NotebookFailed, match="code cell 3 failed: ZeroDivisionError: division"):

@@ -48,10 +48,10 @@ def tries(folder: Path, megabytes: int = 50) -> Iterator[Try]:
 
 
 TAUGHT = (
-    "a cell of 50 MB of output was said to have timed out after 4 seconds on a busy machine:"
-    " commands/test_workbook.py::test_run_notebook_waits_for_output_that_is_on_its_way; a cell that"
-    " calls exit() let the next ones run, now and then, and the notebook count:"
-    " commands/test_workbook.py::"
-    "test_run_notebook_in_which_a_cell_ends_the_kernel_fails_even_if_the_rest_still_ran"
+    "commands/test_workbook.py: a cell of 50 MB of output was said to have timed out after 4"
+    " seconds on a busy machine (test_run_notebook_waits_for_output_that_is_on_its_way), then took"
+    " the square of its lines' length (test_run_notebook_keeps_a_bars_last_state_and_a_line_of_any_"
+    "length); a cell that calls exit() let the next ones run now and then, and the notebook counted"
+    " (test_run_notebook_in_which_a_cell_ends_the_kernel_fails_even_if_the_rest_still_ran)"
 )
 NOTEBOOKS = Drill("Notebooks", tries, TAUGHT)
