@@ -28,7 +28,7 @@ from detrnb.datasets import CocoDataset, EvalTransform, collate, read_annotation
 IMAGES, BOXES = 11_829, 86_000  # a tenth of train2017's
 FILE, FOLDER = "instances.json", "images"
 PLACE = "DETRNB_BENCH_ANNOTATIONS"  # of the generated files, told to processes of their own
-MEMORY_RUNS = 2
+MEMORY_RUNS = 1
 BATCHES = 20
 
 

@@ -28,7 +28,7 @@ SETS = {
     "toy-like": {"images": 300, "classes": 4, "found": 16, "side": 128, "boxes": 2.5},
 }
 FIRST, PYCOCOTOOLS, FASTER = "first edition", "pycocotools", "faster-coco-eval"
-SECONDS = 25.0  # of each set, after which no further round begins
+SECONDS = 15.0  # of each set, after which no further round begins
 Detections = dict[int, dict[str, torch.Tensor]]
 Contestant = Callable[[Detections], list[float]]
 

@@ -67,7 +67,8 @@ if __name__ == "__main__":
         },
         "device": device_name(DEVICE) if DEVICE.type == "cuda" else None,
         "gflops": round(gigaflops(), 1),
-        "versions": here["versions"]
+        # Our own code is told by its commit.
+        "versions": {name: v for name, v in here["versions"].items() if name != "detrnb"}
         | {name: version(name) for name in CONTESTANTS}
         | {"reference": commit_of(sys.argv[1]) if len(sys.argv) > 1 else None},
         "commit": f"{str(here['git_commit'])[:7]}{dirty}",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aims import AIMS, Aim
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from tables import Row, markdown, middle, shown
 
 HEAD = """# What it costs
@@ -137,8 +137,9 @@ def draw_growth(results: dict, path: Path) -> None:
         panel.xaxis.set_minor_locator(NullLocator())
         panel.grid(which="both", color="#E6E6E6", linewidth=0.8)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[0].yaxis.set_major_formatter("{x:g}")
-    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[0].yaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("a training step, seconds")
     figure.savefig(path, dpi=120)
 

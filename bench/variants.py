@@ -19,7 +19,7 @@ from toy_step import step
 from detrnb.settings import BASELINE, VARIANTS
 from detrnb.training import peak_memory_of
 
-SECONDS = 30.0  # after which no further round begins
+SECONDS = 20.0  # after which no further round begins
 
 
 def peak(variant: str) -> float:

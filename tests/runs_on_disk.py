@@ -1,8 +1,12 @@
 """Small run folders for the tests of compare and its plots."""
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
+
+from detrnb.compare import StudyPlan
 from detrnb.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,3 +53,43 @@ def write_run(
     if test_ap is not None:
         folder.write_test("test2017", epochs - 1, [test_ap, *[-1.0] * 11], {"0": test_ap}, 3.0)
     return folder.path
+
+
+def write_study(
+    folder: Path,
+    plan: StudyPlan,
+    true: Mapping[str, float],
+    leave_out: Collection[tuple[str, int]] = (),
+) -> Path:
+    """A settled plan with its made-up runs, kept in `folder/judged`.
+
+    Args:
+        true: by entry, by how much its AP on test2017 differs from the baseline's.
+        leave_out: entries and replicates that are missing.
+    """
+    noise = np.random.default_rng(1)
+    plan.write(folder / "plan.json")
+    for label, replicate in plan.runs():
+        ap = 0.3 + 0.01 * (replicate - plan.first) + true[label] + 0.002 * noise.normal()
+        if (label, replicate) in leave_out:
+            continue
+        entry = plan.entry(label)
+        epochs = entry.overrides.get("train.epochs", 6)
+        settings = {"model.num_queries": 16 + [*true].index(label)}
+        path = write_run(
+            folder / "made",
+            label,
+            replicate + entry.weights,
+            ap - 0.01,
+            epochs=epochs,
+            settings=settings,
+            seconds=10.0 * epochs,
+            test_ap=ap,
+        )
+        run = RunFolder(path)
+        study = {"plan": plan.hash, "entry": label, "replicate": replicate}
+        run.write_provenance(run.read_provenance() | {"study": study})
+        kept = folder / "judged" / f"{label}-s{replicate}"
+        kept.parent.mkdir(exist_ok=True)
+        path.rename(kept)
+    return folder

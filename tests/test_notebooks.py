@@ -13,8 +13,10 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from runs_on_disk import write_study
 
 from detrnb.commands.notebooks import SMOKE_CELL_SECONDS, run_notebook
+from detrnb.study import second_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -236,3 +238,34 @@ def test_comparison_takes_any_runs_with_no_edit(tmp_path):
     assert (root / "runs" / "workbook" / "figures" / "07_curves.png").exists()
     numbers = (root / "runs" / "compare" / "numbers.csv").read_text()
     assert "\nadaptive_res_epoch0,0,val,AP," in numbers
+
+
+def test_a_whole_study_fills_the_comparison_and_its_pictures(tmp_path):
+    root = make_checkout(tmp_path)
+    plan = second_study()
+    entries = [
+        entry.model_copy(
+            update={"replicates": min(5, entry.replicates)}
+            | ({} if entry.rate_of else {"tried": (0.5, 1.0, 2.0), "rate": 1.0})
+        )
+        for entry in plan.entries
+    ]
+    plan = plan.model_copy(
+        update={"entries": tuple(entries), "frozen": "2026-11-28T00:00:00+00:00"}
+    )
+    true = {entry.label: 0.01 * number for number, entry in enumerate(entries)}
+    true |= {"twin": 0.0, "no_encoder": -0.2}
+    (root / "made_up").mkdir()
+    write_study(root / "made_up", plan, true)
+    output = root / "executed.ipynb"
+    parameters = {"study": "made_up", "smoke": True}
+    run_notebook(root / "notebooks" / "07_compare_runs.ipynb", output, parameters)
+    executed = str([cell.outputs for cell in cells_of(output, "code")])
+    assert "| *published* |" in executed and "*joined* against `conditional`" in executed
+    assert "No study to show" not in executed
+    assert "Controls as expected: 4 of 4." in executed
+    assert "study\\'s was: no difference seen, not applied" in executed
+    figures = root / "runs" / "workbook" / "smoke_figures"
+    assert {"07_ladder", "07_equal_time"} <= {path.stem for path in figures.iterdir()}
+    written = (root / "runs" / "smoke_compare" / "ladder.md").read_text()
+    assert "| `conditional` | 5 |" in written

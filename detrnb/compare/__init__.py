@@ -23,7 +23,13 @@ from detrnb.compare.planned import (
     Trials,
 )
 from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records
-from detrnb.compare.reporting import audits_text, report, verdicts_markdown, verdicts_text
+from detrnb.compare.reporting import (
+    audits_text,
+    ladder_markdown,
+    report,
+    verdicts_markdown,
+    verdicts_text,
+)
 from detrnb.compare.ruling import DELTA, Ruling, pairs_needed, rule, rule_family
 from detrnb.compare.simulating import STUDIES, aa_splits, simulated
 from detrnb.compare.statistics import (
@@ -40,6 +46,7 @@ from detrnb.compare.table import (
     direction,
     paired_by_epoch,
     summary,
+    summary_by_entry,
     tidy,
     training_seconds,
 )
@@ -83,6 +90,7 @@ __all__ = [
     "find_records",
     "foretold",
     "journal_page",
+    "ladder_markdown",
     "ladder_of",
     "latex",
     "methods",
@@ -100,6 +108,7 @@ __all__ = [
     "seeds_needed",
     "simulated",
     "summary",
+    "summary_by_entry",
     "table_of",
     "tidy",
     "training_seconds",

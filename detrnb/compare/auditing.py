@@ -1,6 +1,7 @@
 """Whether two runs may be compared at all: what differs between them, with what likely effect."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import pandas as pd
 
@@ -8,7 +9,7 @@ from detrnb.compare import layout
 from detrnb.compare.certainty import Finding
 from detrnb.compare.differing import Difference, differences_of, known_of_both
 from detrnb.compare.findings import findings, of_tool
-from detrnb.compare.records import Source, read_record
+from detrnb.compare.records import Record, Source, read_record
 from detrnb.compare.table import differences, last_common_epoch
 from detrnb.runs import COCO_METRICS
 
@@ -24,16 +25,21 @@ class Audit:
         findings: of each run, by name.
         differences: the decisive ones first.
         epoch: the last that both logged.
-        results: `table.differences` of the runs, at that epoch.
         remarks: what their logs hold besides, such as earlier runs.
+        records: the runs.
     """
 
     names: tuple[str, str]
     findings: tuple[dict[str, Finding], dict[str, Finding]]
     differences: tuple[Difference, ...]
     epoch: int
-    results: pd.DataFrame
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str, ...]
+    records: tuple[Record, Record] = field(repr=False)
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """Their numbers at that epoch, as from `table.differences`."""
+        return differences(*self.records)
 
     @property
     def reasons(self) -> list[str]:
@@ -171,6 +177,6 @@ def audit(first: Source, second: Source) -> Audit:
         found,
         tuple(differing),
         last_common_epoch(a, b),
-        differences(a, b),
         tuple(f"{n}: {x}" for n, r in zip(names, (a, b), strict=True) for x in r.remarks),
+        (a, b),
     )

@@ -123,12 +123,13 @@ def foretold(
 
     Args:
         first: after epoch 1, by replicate (rows) and entry; NaN where there is no pair.
-        last: at the end, likewise.
+        last: at the end, likewise. What only one of both tells is left out.
 
     Returns:
         `signs`: share of pairs of runs whose difference keeps its sign; `ranks`: Spearman's
         correlation of the entries' means; each `value`, `low`, `high`.
     """
+    first, last = first.align(last, join="inner")
     both = first.notna() & last.notna()
     first, last = first.where(both), last.where(both)
     same = (np.sign(first) == np.sign(last)).where(both).astype(float)

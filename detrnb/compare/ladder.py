@@ -32,6 +32,7 @@ class Ladder:
         exploratory: runs that the plan does not hold, by name; in none of this.
         whole: all entries against the first, for what belongs to no family: values, times, audits.
             Its p values are adjusted for everything at once, and no verdict of the study's.
+        runs: the finished runs that it is made of.
     """
 
     plan: StudyPlan
@@ -42,6 +43,7 @@ class Ladder:
     described: pd.DataFrame
     exploratory: tuple[str, ...]
     whole: Verdicts
+    runs: tuple[Record, ...]
 
     @property
     def values(self) -> pd.DataFrame:
@@ -130,6 +132,7 @@ def ladder_of(
         *(plan, families, controls, doubt, pd.concat(decided), _described(plan, whole.values)),
         tuple(r.name for r in records if not _is_planned(r, plan, planned)),
         whole,
+        tuple(ours),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from detrnb.compare.ruling import DELTA
@@ -187,6 +188,23 @@ class StudyPlan(_Stated):
             else:
                 found[entry.label] = "decoder" if "decoder" in made else made[0].replace("_", " ")
         return found
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """By entry of a settled plan: `family`, `replicates`, `rates tried` and `rate`, times the
+        preset's.
+        """
+        families = {name: family.name for family in self.families for name in family.entries}
+        rows = {
+            entry.label: {
+                "family": families.get(entry.label, ""),
+                "replicates": entry.replicates,
+                "rates tried": ", ".join(f"{rate:g}" for rate in entry.tried),
+                "rate": f"{entry.rate:g}" if entry.rate_of is None else f"{entry.rate_of}'s",
+            }
+            for entry in self.entries
+        }
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     @property
     def hash(self) -> str:

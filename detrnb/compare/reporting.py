@@ -7,6 +7,7 @@ import pandas as pd
 from detrnb.compare import layout
 from detrnb.compare.auditing import audit
 from detrnb.compare.judging import Verdicts, verdicts
+from detrnb.compare.ladder import Ladder
 from detrnb.compare.records import Record, entries
 from detrnb.compare.ruling import DELTA
 from detrnb.compare.table import TIMES, summary, training_seconds
@@ -111,22 +112,57 @@ def _mean(mean: float, spread: float) -> str:
 
 
 def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
-    """The verdicts as a table in Markdown, such as README's.
+    """The verdicts as a table in Markdown.
 
     Args:
         decided: of `decisions`; an entry that it lacks, the control, is not decided on.
     """
-    base = found.values[found.baseline]
     head = ("entry", "seeds", found.metric, "difference, 95 % interval", "verdict", "time")
-    rows = [
-        (*head, "decision"),
-        ("---",) * (len(head) + 1),
-        (f"`{found.baseline}`", f"{base.count()}", _mean(base.mean(), base.std()), *[""] * 4),
-    ]
+    rows = [(*head, "decision"), _baseline_row(found), *_rows(found, decided)]
+    return _markdown(rows)
+
+
+def ladder_markdown(ladder: Ladder) -> str:
+    """A planned study's verdicts as a table in Markdown, such as README's: family by family, then
+    the controls that are in none.
+    """
+    whole = ladder.whole
+    head = ("entry", "pairs", whole.metric, "difference, 95 % interval", "verdict", "time")
+    rows = [(*head, "decision"), _baseline_row(whole)]
+    for name, found in ladder.families.items():
+        against = f" against `{found.baseline}`" * (found.baseline != whole.baseline)
+        rows += [(f"*{name}*{against}", *[""] * 6), *_rows(found, ladder.decided)]
+    apart = ladder.controls.drop(index=ladder.table.index, errors="ignore")
+    rows += [("*controls*", *[""] * 6)] * (len(apart) > 0)
+    for row in apart.itertuples():
+        values, time = whole.values[row.Index], whole.table["time"].get(row.Index)
+        rows.append(
+            (
+                *(f"`{row.Index}`", f"{row.pairs}", _mean(values.mean(), values.std())),
+                f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})",
+                *(row.found, _time(time), "as expected" if row.holds else f"not {row.expected}"),
+            )
+        )
+    return _markdown(rows)
+
+
+def _baseline_row(found: Verdicts) -> tuple[str, ...]:
+    base = found.values[found.baseline]
+    return (
+        f"`{found.baseline}`",
+        f"{base.count()}",
+        _mean(base.mean(), base.std()),
+        *[""] * 4,
+    )
+
+
+def _rows(found: Verdicts, decided: pd.DataFrame) -> list[tuple[str, ...]]:
+    """A row of Markdown for each entry but the baseline."""
+    rows = []
     for row in found.table.itertuples():
         ruling = found.rulings[row.Index]
         interval = f" ({row.low:+.3f} to {row.high:+.3f})" if pd.notna(row.p_holm) else ""
-        needed = f"; {ruling.needed} seeds would" if ruling.needed else ""
+        needed = f"; {ruling.needed} pairs would" if ruling.needed else ""
         rows.append(
             (
                 f"`{row.Index}`",
@@ -134,8 +170,17 @@ def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
                 _mean(row.mean, row.spread),
                 f"{row.difference:+.3f}{interval}",
                 ruling.words + needed,
-                "" if pd.isna(row.time) else f"{row.time:.2g}",
+                _time(row.time),
                 decided["decision"].get(row.Index, "control"),
             )
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return rows
+
+
+def _time(factor: float) -> str:
+    return "" if pd.isna(factor) else f"{factor:.2g}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest))

@@ -23,7 +23,6 @@ from detrnb.plots.drawing import draw_detections
 from detrnb.plots.images import plot_detections, plot_images, plot_matching
 from detrnb.plots.studies import (
     plot_budgets,
-    plot_cost,
     plot_forest,
     plot_paired_curves,
     plot_rates,
@@ -38,7 +37,6 @@ __all__ = [
     "plot_attention_from_point",
     "plot_cross_attention",
     "plot_budgets",
-    "plot_cost",
     "plot_curves",
     "plot_detections",
     "plot_error_kinds",

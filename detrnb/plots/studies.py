@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,16 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from detrnb.compare import DELTA, FEWEST_SEEDS, paired_test
-from detrnb.plots.style import GREY, INK, STYLE, colours_of_labels, panels
+from detrnb.plots.style import (
+    GREY,
+    INK,
+    STYLE,
+    colours_of_labels,
+    colours_of_parts,
+    panels,
+)
+
+_MARKERS = "Dosv^<>pP*X"
 
 
 @STYLE
@@ -112,8 +122,11 @@ def plot_forest(
     priced = "time" in table and table["time"].notna().any()
     figure, axes = panels(1, 2 if priced else 1, 10.0 if priced else 8.0, 1.3 + 0.36 * len(table))
     ax = axes[0, 0]
-    groups = [entry if parts is None else parts[entry] for entry in table.index]
-    colours = colours_of_labels(dict.fromkeys(groups))
+    if parts is None:
+        groups, colours = table.index, colours_of_labels(table.index)
+    else:
+        groups = [parts[entry] for entry in table.index]
+        colours = colours_of_parts(groups)
     ax.axvspan(-delta, delta, color="#EDEDED", lw=0, zorder=0.5)
     ax.axvline(0, color=INK, linewidth=1)
     for y, group, row in zip(places, groups, table.itertuples(), strict=True):
@@ -192,28 +205,9 @@ def plot_rates(
 
 
 @STYLE
-def plot_cost(values: pd.DataFrame, seconds: pd.DataFrame, metric: str) -> Figure:
-    """What is reached against the time it took: each run small, the medians of entries large.
-
-    Args:
-        values, seconds: One row a seed, one column an entry, as ``compare.verdicts`` has them.
-        metric: For the axis, such as ``AP on test2017``.
-    """
-    figure, axes = panels(1, 1, width=7.2, height=3.6)
-    ax = axes[0, 0]
-    minutes = seconds / 60
-    for entry, colour in colours_of_labels(values).items():
-        ax.plot(minutes[entry], values[entry], "o", color=colour, alpha=0.45, markersize=4)
-        middle = minutes[entry].median(), values[entry].median()
-        ax.plot(*middle, "D", color=colour, markersize=8, markeredgecolor="white", label=entry)
-    ax.set_xlabel("training time, minutes")
-    ax.set_ylabel(metric)
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
-
-
-@STYLE
-def plot_budgets(curve: pd.DataFrame, entries: pd.DataFrame, metric: str) -> Figure:
+def plot_budgets(
+    curve: pd.DataFrame, entries: pd.DataFrame, metric: str, *, parts: Mapping[str, str]
+) -> Figure:
     """What each entry gains against what the baseline gains by training as long.
 
     The line, with its 95 % band, is the baseline trained for less and more epochs, each a whole
@@ -224,16 +218,21 @@ def plot_budgets(curve: pd.DataFrame, entries: pd.DataFrame, metric: str) -> Fig
         curve: Of ``compare.budget_curve``.
         entries: Of ``compare.at_equal_time``.
         metric: For the axis, such as ``AP on test2017``.
+        parts: By entry the part of the model that it changes, which gives the colour; entries of
+            one part differ in their marker.
     """
-    figure, axes = panels(1, 1, width=8.0, height=3.8)
+    figure, axes = panels(1, 1, width=8.6, height=4.4)
     ax = axes[0, 0]
     ax.fill_between(curve["time"], curve["low"], curve["high"], color=GREY, alpha=0.25, lw=0)
     ax.plot(curve["time"], curve["gain"], "o-", color=INK, markersize=4, label="the baseline")
-    for entry, colour in colours_of_labels(entries.index).items():
-        row = entries.loc[entry]
+    colours, used = colours_of_parts(parts[entry] for entry in entries.index), Counter()
+    for entry, row in entries.iterrows():
+        colour = colours[parts[entry]]
+        marker = _MARKERS[used[parts[entry]] % len(_MARKERS)]
+        used[parts[entry]] += 1
         face = colour if np.isfinite(row["at_equal_time"]) else "white"
         look = {"color": colour, "markerfacecolor": face, "markersize": 7}
-        ax.plot(row["time"], row["difference"], "D", label=entry, **look)
+        ax.plot(row["time"], row["difference"], marker, label=entry, **look)
     ax.axhline(0, color=INK, linewidth=0.8)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")

@@ -19,6 +19,17 @@ VARIANT_COLOURS = {
     "adaptive_res+efficient_attention": "#CC79A7",
     "adaptive_res+svd_split": "#56B4E9",
 }
+# By what a change changes, as `StudyPlan.parts` names it.
+PART_COLOURS = {
+    "encoder": "#0072B2",
+    "encoder attention": "#D55E00",
+    "queries": "#009E73",
+    "decoder": "#CC79A7",
+    "several parts": "#56B4E9",
+    "criterion": "#882255",
+    "joined": "#E69F00",
+    "control": "#888888",
+}
 OTHER_COLOURS = ("#E69F00", "#332288", "#882255", "#999933", "#6699CC")
 OBJECT_COLOURS = ("#56B4E9", "#E69F00", "#00C08B", "#F0E442", "#FF7F50", "#D78FBF", "#4C8DFF")
 INK, GREY = "#222222", "#888888"
@@ -70,6 +81,13 @@ def colours_of_labels(labels: Iterable[str]) -> dict[str, str]:
         free = [colour for colour in wanted if colour not in colours.values()]
         colours[label] = free[0] if free else wanted[0]
     return colours
+
+
+def colours_of_parts(parts: Iterable[str]) -> dict[str, str]:
+    """Colours of what changes change; of other names as `colours_of_labels`."""
+    parts = dict.fromkeys(parts)
+    others = colours_of_labels(part for part in parts if part not in PART_COLOURS)
+    return {part: PART_COLOURS.get(part) or others[part] for part in parts}
 
 
 def panels(

@@ -82,3 +82,9 @@ def test_foretold_counts_signs_of_runs_and_ranks_of_entries():
     mixed = foretold(first, last)
     assert mixed.loc["signs", "value"] == pytest.approx(4 / 5)
     assert mixed.loc["signs", "low"] < 0.8 < mixed.loc["signs", "high"]
+
+
+def test_foretold_leaves_out_what_only_one_of_both_tells():
+    last = pd.DataFrame({"a": [0.05, 0.06], "b": [-0.1, -0.1], "budget": 0.1}, index=[200, 201])
+    first = pd.DataFrame({"other": [1.0], "a": [0.01], "b": [-0.02]}, index=[201])
+    assert foretold(first, last)["value"].to_dict() == {"signs": 1.0, "ranks": 1.0}

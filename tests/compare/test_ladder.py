@@ -1,8 +1,7 @@
 """A planned study judged as a whole, from made-up run folders."""
 
-import numpy as np
 import pytest
-from runs_on_disk import write_run
+from runs_on_disk import write_run, write_study
 
 from detrnb.compare import (
     Control,
@@ -10,6 +9,7 @@ from detrnb.compare import (
     Pair,
     PlannedEntry,
     StudyPlan,
+    ladder_markdown,
     ladder_of,
     read_ladder,
 )
@@ -53,29 +53,9 @@ def plan(**changed) -> StudyPlan:
     )
 
 
-def write_study(folder, mine, true=TRUE, leave_out=()):
-    """The runs of a plan, kept in `folder/judged`."""
-    noise = np.random.default_rng(1)
-    mine.write(folder / "plan.json")
-    for label, replicate in mine.runs():
-        ap = 0.3 + 0.01 * (replicate - 200) + true[label] + 0.002 * noise.normal()
-        if (label, replicate) in leave_out:
-            continue
-        settings = {"model.num_queries": 16 + [*true].index(label)}
-        seed = replicate + mine.entry(label).weights
-        path = write_run(folder / "made", label, seed, 0.1, settings=settings, test_ap=ap)
-        run = RunFolder(path)
-        study = {"plan": mine.hash, "entry": label, "replicate": replicate}
-        run.write_provenance(run.read_provenance() | {"study": study})
-        kept = folder / "judged" / f"{label}-s{replicate}"
-        kept.parent.mkdir(exist_ok=True)
-        path.rename(kept)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return write_study(tmp_path_factory.mktemp("study"), plan())
+    return write_study(tmp_path_factory.mktemp("study"), plan(), TRUE)
 
 
 def test_each_family_is_judged_against_its_own_baseline(whole):
@@ -105,6 +85,23 @@ def test_controls_are_tested_by_themselves_and_hold(whole):
     assert labels == rungs.index.tolist()
 
 
+def test_table_holds_families_against_their_baselines_and_controls(whole):
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in ladder_markdown(read_ladder(whole)).splitlines()
+    ]
+    assert {len(row) for row in rows} == {7}
+    assert [row[0] for row in rows[2:]] == [
+        *("`detr`", "*ideas*", "`idea`", "`big`", "*joined* against `big`", "`big+idea`"),
+        *("*controls*", "`none`", "`twin`"),
+    ]
+    by_entry = {row[0]: row for row in rows}
+    assert by_entry["`idea`"][4:] == ["better", "1", "applied"]
+    assert by_entry["`big+idea`"][6] == "not applied"
+    assert by_entry["`none`"][4:] == ["worse", "1", "as expected"]
+    assert by_entry["`none`"][3].startswith("-0.199 (-0.199 to ")
+
+
 def test_comparisons_in_no_family_are_described_with_their_interval(whole):
     table = read_ladder(whole).described
     row = table.loc["big - idea"]
@@ -128,7 +125,7 @@ def test_a_decisive_control_that_fails_leaves_everything_undecided(tmp_path):
 def test_there_is_no_verdict_before_all_runs_are_there(tmp_path):
     mine = plan(cut=("deformable: no hours left",))
     lost = [("idea", 205)]
-    folder = write_study(tmp_path, mine, leave_out=lost)
+    folder = write_study(tmp_path, mine, TRUE, lost)
     with pytest.raises(ValueError, match="1 of 33 planned runs are missing; there is no verdict"):
         read_ladder(folder)
     run = RunFolder(folder / "judged" / "idea-s205").create({})
@@ -145,7 +142,7 @@ def test_there_is_no_verdict_before_all_runs_are_there(tmp_path):
 def test_an_entry_whose_runs_all_diverged_is_there_and_unstable(tmp_path):
     mine = plan()
     lost = [("idea", replicate) for replicate in SIX]
-    folder = write_study(tmp_path, mine, leave_out=lost)
+    folder = write_study(tmp_path, mine, TRUE, lost)
     found = ladder_of(mine, sorted((folder / "judged").iterdir()), lost)
     row = found.families["ideas"].table.loc["idea"]
     assert row["text"] == "unstable (6 of 6): no pairs; of the others"

@@ -48,6 +48,14 @@ def test_runs_come_replicate_by_replicate_with_their_settings():
     assert mine.config("detr", 100, factor=0.5, epochs=1).train.lr == 2.5e-4
 
 
+def test_table_tells_families_replicates_and_rates():
+    table = plan(frozen="2026-11-28T00:00:00+00:00").table
+    assert table.loc["group"].to_dict() == {
+        **{"family": "one", "replicates": 2, "rates tried": "1, 2", "rate": "2"},
+    }
+    assert table.loc["twin", ["family", "rate"]].tolist() == ["", "detr's"]
+
+
 def test_parts_give_entries_their_colour():
     entries = [
         {"label": v, "variant": v, "replicates": 1, "rate": 1.0}

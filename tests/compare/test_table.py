@@ -12,6 +12,7 @@ from detrnb.compare import (
     paired_by_epoch,
     read_record,
     summary,
+    summary_by_entry,
     tidy,
     training_seconds,
 )
@@ -157,6 +158,17 @@ def test_summary_has_a_row_for_each_run(tmp_path):
     assert table.loc["detr-s0", "wall_time_s"] == pytest.approx(347.8, abs=0.1)
     assert table.loc["detr_epoch0", "n_parameters"] == 41_302_368
     assert table["seed"].isna().tolist() == [False, False, True]
+
+
+def test_entries_are_summed_up_over_their_seeds(tmp_path):
+    runs = [write_run(tmp_path, "detr", seed, ap) for seed, ap in ((0, 0.2), (1, 0.4))]
+    runs += [write_run(tmp_path, "other", 0, 0.5, settings={"model.num_queries": 9}, seconds=120.0)]
+    table = summary_by_entry(runs)
+    assert table["seeds"].to_dict() == {"detr": "0, 1", "other": "0"}
+    assert table["validation AP"].tolist() == pytest.approx([0.3, 0.5])
+    assert table.loc["detr", "its spread"] == pytest.approx(0.1414)
+    assert table["minutes"].tolist() == [1.0, 2.0]
+    assert "test AP" not in table  # nobody has one
 
 
 def test_the_fairest_time_that_all_runs_have_counts(tmp_path):
