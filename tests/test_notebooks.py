@@ -16,6 +16,7 @@ import pytest
 from runs_on_disk import write_study
 
 from detrnb.commands.notebooks import SMOKE_CELL_SECONDS, run_notebook
+from detrnb.compare import StudyPlan
 from detrnb.study import second_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -240,20 +241,38 @@ def test_comparison_takes_any_runs_with_no_edit(tmp_path):
     assert "\nadaptive_res_epoch0,0,val,AP," in numbers
 
 
-def test_a_whole_study_fills_the_comparison_and_its_pictures(tmp_path):
-    root = make_checkout(tmp_path)
-    plan = second_study()
+# Of the second study's entries those that the page treats in a way of their own.
+TOLD = ("detr", "adaptive_res", "conditional", "dab", "conditional+adaptive_res", "twin")
+TOLD += ("detr_3_epochs", "detr_9_epochs", "detr_12_epochs", "no_encoder")
+
+
+def small_second_study() -> StudyPlan:
+    """The second study with few entries of five replicates, settled."""
+    whole, kept = second_study(), set(TOLD)
+    settled = {"tried": (0.5, 1.0, 2.0), "rate": 1.0}
     entries = [
-        entry.model_copy(
-            update={"replicates": min(5, entry.replicates)}
-            | ({} if entry.rate_of else {"tried": (0.5, 1.0, 2.0), "rate": 1.0})
-        )
-        for entry in plan.entries
+        entry.model_copy(update={"replicates": 5} | ({} if entry.rate_of else settled))
+        for entry in whole.entries
+        if entry.label in kept
     ]
-    plan = plan.model_copy(
-        update={"entries": tuple(entries), "frozen": "2026-11-28T00:00:00+00:00"}
+    families = [
+        family.model_copy(update={"entries": tuple(e for e in family.entries if e in kept)})
+        for family in whole.families
+    ]
+    return whole.model_copy(
+        update={
+            "entries": tuple(entries),
+            "families": tuple(families),
+            "described": tuple(p for p in whole.described if {p.entry, p.baseline} <= kept),
+            "beside": {joined: alone for joined, alone in whole.beside.items() if joined in kept},
+            "frozen": "2026-11-28T00:00:00+00:00",
+        }
     )
-    true = {entry.label: 0.01 * number for number, entry in enumerate(entries)}
+
+
+def test_a_whole_study_fills_the_comparison_and_its_pictures(tmp_path):
+    root, plan = make_checkout(tmp_path), small_second_study()
+    true = {entry.label: 0.01 * number for number, entry in enumerate(plan.entries)}
     true |= {"twin": 0.0, "no_encoder": -0.2}
     (root / "made_up").mkdir()
     write_study(root / "made_up", plan, true)

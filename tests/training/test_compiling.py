@@ -1,7 +1,8 @@
 """`train.compile`: the model as torch's compiler traces and differentiates it.
 
 Code is not generated here, which takes minutes: the graphs run on torch's own kernels. So this
-holds that every part can be traced, in training and in evaluation, not what generated code gives.
+holds that DETR can be traced, in training and in evaluation, not what generated code gives; tests
+marked `cuda` compile every variant.
 """
 
 from functools import partial
@@ -42,16 +43,13 @@ def numbers(name: str) -> np.ndarray:
     return np.array([[line[key] for key in keys] for line in read_log(f"runs/{name}")])
 
 
-@pytest.mark.parametrize("variant", ["detr", "adaptive_res+svd_split"])
-def test_compiled_model_trains_as_itself_and_keeps_its_names(variant):
+def test_compiled_model_trains_as_itself_and_keeps_its_names():
     found = {}
     for compiled in (False, True):
-        config = Config.preset(
-            "smoke", variant=variant, overrides=TINY | {"train.compile": compiled}
-        )
-        found[compiled] = fit(config, name=f"{variant}-{compiled}")
+        config = Config.preset("smoke", overrides=TINY | {"train.compile": compiled})
+        found[compiled] = fit(config, name=f"detr-{compiled}")
         assert (counters["frames"]["ok"] > 0) == compiled
-    plain, traced = (numbers(f"{variant}-{compiled}") for compiled in (False, True))
+    plain, traced = (numbers(f"detr-{compiled}") for compiled in (False, True))
     np.testing.assert_allclose(traced, plain, rtol=1e-4)
     states = [found[compiled].model.state_dict().keys() for compiled in (False, True)]
     assert states[0] == states[1]
