@@ -54,16 +54,14 @@ class RunLock:
         # Named so that `remove_left_over` knows whose it was, if this process is killed here.
         writer = f"{platform.node()}.{os.getpid()}.0"
         draft = self.folder / f".lock.{mine['token']}.{writer}.tmp"
-        draft.write_text(json.dumps(mine, indent=2) + "\n")
         self._mine = mine  # before it is made: `release` then removes it whatever comes between
         try:
+            draft.write_text(json.dumps(mine, indent=2) + "\n")
             while not (_create(draft, self.path) or self._take_over(draft)):
                 time.sleep(0.1)  # another process is at it
         finally:
             draft.unlink(missing_ok=True)
-        for claim in self.folder.glob(".lock.*.claim"):  # of those killed while they took it over
-            if _is_gone(_read(claim)):
-                claim.unlink(missing_ok=True)
+        self._remove_dead_claims()
         self._released.clear()
         threading.Thread(target=self._renew, args=[mine["token"]], daemon=True).start()
         if threading.current_thread() is threading.main_thread():  # others may set no handler
@@ -101,6 +99,24 @@ class RunLock:
         self._mine = None
         if self._heeds_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def remove_dead(self) -> None:
+        """Remove what a process left that was killed after its run's last word: nobody else will
+        take its lock over. Nothing where the folder cannot be written.
+        """
+        with suppress(OSError):
+            held = _read(self.path)
+            if _is_gone(held):
+                with _changing(self.path, held) as same:
+                    if same:
+                        self.path.unlink()
+            self._remove_dead_claims()
+
+    def _remove_dead_claims(self) -> None:
+        """Those of processes that were killed while they changed the lock."""
+        for claim in self.folder.glob(".lock.*.claim"):
+            if _is_gone(_read(claim)):
+                claim.unlink(missing_ok=True)
 
     def _renew(self, token: str) -> None:
         while not self._released.wait(RENEWED_EVERY):
@@ -172,12 +188,13 @@ def _changing(path: Path, held: Mapping[str, object]) -> Iterator[bool]:
         if time.time() - claim.stat().st_mtime > STALE_AFTER:  # of one on another host
             claim.unlink()
     try:
-        with claim.open("x") as file:
-            file.write(json.dumps(_this_process() | {"token": uuid.uuid4().hex}))
+        file = claim.open("x")
     except FileExistsError:
         yield False
         return
     try:
+        with file:  # which a full disk may refuse
+            file.write(json.dumps(_this_process() | {"token": uuid.uuid4().hex}))
         yield _read(path).get("token") == held.get("token")
     finally:
         claim.unlink(missing_ok=True)

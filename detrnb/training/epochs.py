@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from accelerate.utils import gather_object
 from torch.optim.swa_utils import AveragedModel
 
 from detrnb.datasets import CocoDataset
 from detrnb.model import added_parameters
 from detrnb.runs import RunFolder
 from detrnb.settings import Config, TrainConfig
-from detrnb.training.device import from_main
+from detrnb.training.device import from_main, sum_over_hosts
 from detrnb.training.global_batch import TrainingDiverged
 from detrnb.training.loop import annotated, evaluate, train_one_epoch
 from detrnb.training.prepare import Prepared
@@ -50,9 +51,10 @@ def train_epoch(
     )
     weights = ready.core.state_dict()
     bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
-    if bad:
+    if sum_over_hosts(len(bad)):  # asked by all, or the others would wait for one that ended
+        found = gather_object(bad[:1]) if accelerator.num_processes > 1 else bad
         raise TrainingDiverged(
-            f"{bad[0]} is not finite after epoch {epoch + 1}; the last checkpoint is kept; lower"
+            f"{found[0]} is not finite after epoch {epoch + 1}; the last checkpoint is kept; lower"
             " train.lr"
         )
     return {

@@ -66,6 +66,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     from_main(partial(bring_back, folder, resume))
     config = from_main(partial(_resolved, config, folder))
     if from_main(partial(_is_finished, folder, config, resume)):
+        from_main(folder.lock.remove_dead)
         _say_opened(folder)
         return load_run(folder.path)
     try:

@@ -212,15 +212,22 @@ def test_lock_that_says_nobody_is_an_unknown_processs_until_it_is_stale(folder, 
     assert "took over the lock of an unknown process" in capsys.readouterr().out
 
 
-def test_lock_is_given_back_where_a_full_disk_has_no_room_for_a_claim(folder, monkeypatch):
+@pytest.mark.parametrize("at", ["open", "write"])
+def test_lock_is_given_back_where_a_full_disk_has_no_room_for_a_claim(folder, monkeypatch, at):
     lock = RunLock(folder)
     lock.acquire()
     opened = Path.open
 
+    def no_room(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     def full(path, *given, **named):
+        if path.suffix == ".claim" and at == "open":
+            no_room()
+        file = opened(path, *given, **named)
         if path.suffix == ".claim":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return opened(path, *given, **named)
+            file.write = no_room
+        return file
 
     monkeypatch.setattr(Path, "open", full)
     lock.release()
@@ -247,4 +254,36 @@ def test_process_killed_while_it_changes_a_lock_holds_up_nobody(folder, instant,
     assert "whose process is gone" in capsys.readouterr().out
     lock.release()
     remove_left_over(folder)
+    assert files(folder) == []
+
+
+@pytest.mark.parametrize(
+    "ends", ["os._exit(9)", "os.unlink = lambda *given: os._exit(9); lock.release()"]
+)
+def test_what_a_process_left_that_was_killed_at_its_end_is_removed(folder, ends):
+    """Before it gave the lock back, or while it did."""
+    start(ends, folder).wait()
+    assert "lock.json" in files(folder)
+    RunLock(folder).remove_dead()
+    assert files(folder) == []
+
+
+def test_lock_of_a_process_that_lives_is_not_removed(folder):
+    held = RunLock(folder)
+    held.acquire()
+    RunLock(folder).remove_dead()
+    held.check()
+    held.release()
+
+
+def test_lock_that_finds_no_room_leaves_nothing(folder, monkeypatch):
+    def no_room(path, text):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", no_room)
+    lock = RunLock(folder)
+    with pytest.raises(OSError, match="No space"):
+        lock.acquire()
+    lock.release()
     assert files(folder) == []

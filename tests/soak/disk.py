@@ -125,7 +125,9 @@ def tries(folder: Path) -> Iterator[Try]:
 
 
 TAUGHT = (
-    "a lock was not given back where a full disk had no room for its claim: "
-    "runs/test_lock.py::test_lock_is_given_back_where_a_full_disk_has_no_room_for_a_claim"
+    "a lock was not given back where a full disk had no room for its claim, then the claim stayed "
+    "that a full disk had cut short: "
+    "runs/test_lock.py::test_lock_is_given_back_where_a_full_disk_has_no_room_for_a_claim, "
+    "test_lock_that_finds_no_room_leaves_nothing"
 )
 DISK = Drill("Disk", tries, TAUGHT)

@@ -173,6 +173,8 @@ def _writes(project: Project, variant: str, draw: random.Random) -> int:
 
 TAUGHT = (
     "a process killed while it changed a lock held up the next one for five minutes, in "
-    "silence: runs/test_lock.py::test_process_killed_while_it_changes_a_lock_holds_up_nobody"
+    "silence: runs/test_lock.py::test_process_killed_while_it_changes_a_lock_holds_up_nobody; one "
+    "killed after its run's last word left its lock: "
+    "runs/test_lock.py::test_what_a_process_left_that_was_killed_at_its_end_is_removed"
 )
 KILL = Drill("Kill", tries, TAUGHT)

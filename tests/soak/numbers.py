@@ -138,4 +138,9 @@ def tries(folder: Path) -> Iterator[Try]:
         yield in_one_of_two(folder, f"both-{number}", place, value, when, number % 2)
 
 
-NUMBERS = Drill("Numbers", tries)
+TAUGHT = (
+    "an optimizer's state spoiled in one of two processes ended the other with gloo's words, not "
+    "with the error: "
+    "soak/test_spoiled.py::test_number_that_is_none_in_one_process_ends_both_alike[optimizer]"
+)
+NUMBERS = Drill("Numbers", tries, TAUGHT)

@@ -72,7 +72,7 @@ def outcome(project: Path, name: str) -> dict:
         "best": torch.load(folder.best, weights_only=True),
         "thresholds": folder.read_thresholds(),
         "history": folder.read_history(),
-        "left over": sorted(p.name for p in folder.path.iterdir() if p.name.endswith(TRACES)),
+        "left over": " ".join(p.name for p in folder.path.iterdir() if p.name.endswith(TRACES)),
     }
 
 

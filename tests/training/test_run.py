@@ -520,6 +520,17 @@ def test_finished_run_is_opened_without_a_word_written():
     assert {path: path.stat().st_mtime_ns for path in Path("runs/archived").iterdir()} == before
 
 
+def test_finished_run_is_rid_of_the_lock_of_a_process_killed_at_its_end():
+    shutil.copytree("runs/unbroken", "runs/killed_late")
+    code = "import os; from pathlib import Path; from detrnb.runs import RunLock\n"
+    code += "RunLock(Path('runs/killed_late')).acquire(); os._exit(9)"
+    environment = os.environ | {"PYTHONPATH": str(Path(detrnb.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=environment)
+    assert Path("runs/killed_late/lock.json").exists()
+    fit(tiny(), name="killed_late")
+    assert not Path("runs/killed_late/lock.json").exists()
+
+
 def test_infinite_loss_names_the_images_of_the_batch():
     config = tiny(precision="fp32")
     accelerator = make_accelerator("fp32")
