@@ -72,8 +72,12 @@ class Record:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the log must know: of another tool's, and as from `runs.remarks`."""
-        return [*self.told, *remarks(self.lines)]
+        """What a reader of the log must know: of another tool's, as from `runs.remarks`, and that
+        it ends early.
+        """
+        missing, train = self.epochs_missing, self.config.get("train", {})
+        short = [f"{missing} of its {train['epochs']} epochs are missing"] if missing else []
+        return [*self.told, *remarks(self.lines), *short]
 
     @cached_property
     def log(self) -> pd.DataFrame:

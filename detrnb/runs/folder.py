@@ -24,7 +24,7 @@ import numpy as np
 
 from detrnb.runs.lock import RunLock
 from detrnb.runs.log import COCO_METRICS, is_torn, parse_object, read_log
-from detrnb.runs.seal import KEY, identity, opened, sealed
+from detrnb.runs.seal import KEY, identity, is_sealed, opened, sealed
 from detrnb.runs.writing import append_whole, copy_whole, is_there, remove_left_over, write_whole
 
 
@@ -113,8 +113,8 @@ class RunFolder:
 
     def read_config(self) -> dict:
         """The settings of the run; a ValueError names a file that is missing or not JSON."""
-        found = _read_json(self.config_path)
-        return opened(found, str(self.config_path), 0 if KEY in found else None)
+        found, where = _read_json(self.config_path), str(self.config_path)
+        return opened(found, where, 0 if is_sealed(found, where) else None)
 
     def write_provenance(self, provenance: Mapping[str, object]) -> None:
         self._write_json(self.provenance_path, provenance)

@@ -24,6 +24,18 @@ def identity(folder: Path) -> int | None:
         return None
 
 
+def is_sealed(config: Mapping[str, object], where: str) -> bool:
+    """Whether a config.json has a checksum; where it has none, nothing of its run is checked.
+
+    Raises:
+        ValueError: what would be its checksum has another name by one character.
+    """
+    for key in config:
+        if len(key) == len(KEY) and sum(a != b for a, b in zip(key, KEY, strict=True)) == 1:
+            raise ValueError(f"{where}: {key!r} is {KEY!r} damaged; bring it back from a copy")
+    return KEY in config
+
+
 def sealed(value: Mapping[str, object], run: int | None = None) -> dict[str, object]:
     """An object as it is written: its checksum last.
 

@@ -72,6 +72,15 @@ def test_run_that_is_not_finished_tells_what_is_missing(tmp_path):
     assert read_record(write_run(tmp_path, "detr", 0, 0.3, epochs=5, logged=2)).epochs_missing == 3
 
 
+def test_run_that_ends_early_says_so(tmp_path):
+    path = write_run(tmp_path, "detr", 0, 0.3, epochs=5, logged=2)
+    assert read_record(path).remarks == ["3 of its 5 epochs are missing"]
+    with (path / "log.txt").open("a") as log:
+        log.write('{"train_loss": 1.')  # a third line, cut short
+    assert read_record(path).remarks == ["3 of its 5 epochs are missing"]
+    assert read_record(write_run(tmp_path, "whole", 0, 0.3)).remarks == []
+
+
 def test_run_without_an_epoch_is_refused(tmp_path):
     path = write_run(tmp_path, "detr", 0, 0.3, logged=0)
     path.joinpath("log.txt").write_text("")

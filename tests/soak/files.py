@@ -76,7 +76,11 @@ def _weights(path: Path, checkpoint: str) -> dict:
 
 
 def _record(path: Path) -> dict:
-    told = vars(read_record(path)).copy()
+    record = read_record(path)
+    told = vars(record).copy()
+    # A log whose last line was cut off is one of fewer epochs, and says so.
+    if short := [remark for remark in record.remarks if "epochs are missing" in remark]:
+        raise ValueError(f"log.txt: {short[0]}")
     return {key: told[key] for key in told if key != "name"}
 
 
@@ -204,6 +208,9 @@ TAUGHT = (
     "a flipped bit, another run's file or a link that led nowhere was read as a result: "
     "runs/test_seal.py, soak/test_spoiled.py::test_run_does_not_go_on_with_another_runs_file;"
     " a spoiled lock.json ended in a KeyError: "
-    "runs/test_lock.py::test_lock_that_says_nobody_is_an_unknown_processs_until_it_is_stale"
+    "runs/test_lock.py::test_lock_that_says_nobody_is_an_unknown_processs_until_it_is_stale; a bit "
+    "flipped in the checksum's name left a config unchecked: "
+    "runs/test_seal.py::test_checksum_whose_name_is_damaged_is_no_missing_one; a log cut short was "
+    "compared without a word: compare/test_records.py::test_run_that_ends_early_says_so"
 )
 FILES = Drill("Files", tries, TAUGHT)
