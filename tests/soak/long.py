@@ -90,8 +90,10 @@ def as_coco(folder: Path, images: int) -> None:
         files.append(file)
     for split, count in (("train2017", images), ("val2017", max(8, images // 50))):
         (root / split).mkdir()
-        for number in range(count):
-            (root / split / f"{number:012d}.jpg").hardlink_to(files[number % 8])
+        # Names of their own: images that are in two splits are refused.
+        names = [f"{split[:1]}{number:011d}.jpg" for number in range(count)]
+        for number, name in enumerate(names):
+            (root / split / name).hardlink_to(files[number % 8])
         corners = draw.uniform(0, 300, (count * BOXES, 2))
         sides = draw.uniform(5, 170, (count * BOXES, 2))
         listed = [
@@ -101,8 +103,8 @@ def as_coco(folder: Path, images: int) -> None:
         ]
         content = {
             "images": [
-                {"id": n, "file_name": f"{n:012d}.jpg", "width": 640, "height": 480}
-                for n in range(count)
+                {"id": n, "file_name": name, "width": 640, "height": 480}
+                for n, name in enumerate(names)
             ],
             "annotations": listed,
             "categories": [{"id": n + 1, "name": f"class {n}"} for n in range(CLASSES)],
