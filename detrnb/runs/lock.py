@@ -26,6 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from detrnb.runs.writing import naming
+
 RENEWED_EVERY, STALE_AFTER = 30.0, 300.0  # seconds
 _KINDS = {"process": int, **dict.fromkeys(("host", "started", "namespace", "token"), str)}
 
@@ -56,7 +58,8 @@ class RunLock:
         draft = self.folder / f".lock.{mine['token']}.{writer}.tmp"
         self._mine = mine  # before it is made: `release` then removes it whatever comes between
         try:
-            draft.write_text(json.dumps(mine, indent=2) + "\n")
+            with naming(self.path):
+                draft.write_text(json.dumps(mine, indent=2) + "\n")
             while not (_create(draft, self.path) or self._take_over(draft)):
                 time.sleep(0.1)  # another process is at it
         finally:

@@ -276,14 +276,14 @@ def test_lock_of_a_process_that_lives_is_not_removed(folder):
     held.release()
 
 
-def test_lock_that_finds_no_room_leaves_nothing(folder, monkeypatch):
+def test_lock_that_finds_no_room_is_named_and_leaves_nothing(folder, monkeypatch):
     def no_room(path, text):
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", no_room)
     lock = RunLock(folder)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"lock\.json could not be written: No space"):
         lock.acquire()
     lock.release()
     assert files(folder) == []
