@@ -1,6 +1,7 @@
 """Weights into a model: of a run, of a file, or the reference's own by name."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,15 @@ from detrnb.settings import BASELINE, OFFICIAL
 _HEAD = ("class_embed.weight", "class_embed.bias")
 _QUERIES = "query_embed.weight"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner and name
+
+
+def _alike(names: Iterable[str]) -> str:
+    """Names in a line; those that differ in a number alone, such as of layers, are said once."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
+    said = (each[0] if len(each) == 1 else f"{one} ({len(each)})" for one, each in groups.items())
+    return ", ".join(said)
 
 
 @dataclass(frozen=True)
@@ -62,9 +72,9 @@ class LoadedWeights:
             rest = f", {here - there} more are new" if here > there else ""
             changes.append(f"{_QUERIES}: the first {min(there, here)} of {there}{rest}")
         if self.new:
-            changes.append(f"new to them: {', '.join(self.new)}")
+            changes.append(f"new to them: {_alike(self.new)}")
         if self.left:
-            changes.append(f"left out of them: {', '.join(self.left)}")
+            changes.append(f"left out of them: {_alike(self.left)}")
         return tuple(changes)
 
     def __str__(self) -> str:

@@ -14,6 +14,7 @@ from detrnb import Config, build_detr, load_weights
 from detrnb.look.views import Subject
 from detrnb.model.backbone import Backbone
 from detrnb.model.detr import DETR
+from detrnb.model.weights import LoadedWeights
 from detrnb.settings.official import OFFICIAL
 
 
@@ -259,3 +260,11 @@ def test_weights_of_other_classes_are_no_subject(monkeypatch, tmp_path):
     publish(monkeypatch, tmp_path, "detr_resnet50", state)
     with pytest.raises(ValueError, match="not those of a COCO model: reset for 91 classes"):
         Subject.from_weights("detr_resnet50")
+
+
+def test_tensors_that_differ_in_their_layers_number_are_said_once():
+    new = ("encoder.layers.0.gate", "query.points", "encoder.layers.1.gate", "layers.0.norm")
+    loaded = LoadedWeights("a file", ("x",), (), new, (), (4, 4), None)
+    assert loaded.changes == (
+        "new to them: encoder.layers.*.gate (2), query.points, layers.0.norm",
+    )
