@@ -24,10 +24,9 @@ from timing import OURS, Findings, Options, beside, main
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = "5d97125"
 ROUNDS = 2
-EPOCHS = 6
 SETTINGS = {
     "data.toy.num_images": [768, 32, 1],  # of 12,000 and 500
-    "train.epochs": EPOCHS,
+    "train.epochs": 6,
     "train.precision": "fp32",
 }
 TRAIN = (

@@ -112,7 +112,7 @@ def _mean(mean: float, spread: float) -> str:
 
 
 def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
-    """The verdicts as a table in Markdown.
+    """The verdicts as a table in Markdown, such as README's.
 
     Args:
         decided: of `decisions`; an entry that it lacks, the control, is not decided on.
@@ -123,8 +123,8 @@ def verdicts_markdown(found: Verdicts, decided: pd.DataFrame) -> str:
 
 
 def ladder_markdown(ladder: Ladder) -> str:
-    """A planned study's verdicts as a table in Markdown, such as README's: family by family, then
-    the controls that are in none.
+    """A planned study's verdicts as a table in Markdown: family by family, then the controls that
+    are in none.
     """
     whole = ladder.whole
     head = ("entry", "pairs", whole.metric, "difference, 95 % interval", "verdict", "time")

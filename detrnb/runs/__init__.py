@@ -29,7 +29,7 @@ from detrnb.runs.log import (
 from detrnb.runs.mirror import Mirror, bring_back
 from detrnb.runs.provenance import cpu_count, this_process
 from detrnb.runs.source import hash_of_file, hash_of_text
-from detrnb.runs.writing import is_there, naming, remove_left_over, write_whole
+from detrnb.runs.writing import copy_whole, is_there, naming, remove_left_over, write_whole
 
 __all__ = [
     "ABSENT",
@@ -44,6 +44,7 @@ __all__ = [
     "bring_back",
     "code_differences",
     "config_differences",
+    "copy_whole",
     "cpu_count",
     "data_differences",
     "foreign_log",

@@ -11,9 +11,9 @@ from detrnb.runs import (
     ABSENT,
     RunFolder,
     config_differences,
+    copy_whole,
     is_over,
     project_root,
-    write_whole,
 )
 from detrnb.settings import Config
 from detrnb.training import other_settings
@@ -113,16 +113,11 @@ class Job:
         kept.path.mkdir(parents=True, exist_ok=True)
         for path in (source.config_path, source.log_path, source.history_path):
             if path.exists():
-                _copy(path, kept.path)
+                copy_whole(path, kept.path / path.name)  # another study may be reading
         kept.write_provenance(source.read_provenance() | {"study": study})
         for path in (source.test_path, source.failed_path):
             if path.exists():
-                _copy(path, kept.path)
-
-
-def _copy(path: Path, folder: Path) -> None:
-    """In one step: another study may be reading, and who is killed leaves no half of it."""
-    write_whole(folder / path.name, lambda file: file.write(path.read_bytes()))
+                copy_whole(path, kept.path / path.name)
 
 
 def home_of(study: str, replicate: int) -> Path:
