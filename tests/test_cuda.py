@@ -128,9 +128,11 @@ def test_a_step_of_every_variant_is_the_processors(device, variant):
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("device", "backend"), [("cpu", "aot_eager"), pytest.param("cuda", "inductor", marks=CUDA)]
-)
-def test_a_compiled_step_is_the_same(device, backend):
-    expected, found = step_of(BASELINE, device), step_of(BASELINE, device, backend)
+COMPILED = [("cpu", "aot_eager", name) for name in (BASELINE, "adaptive_res+svd_split")]
+COMPILED += [pytest.param("cuda", "inductor", name, marks=CUDA) for name in NAMES]
+
+
+@pytest.mark.parametrize(("device", "backend", "variant"), COMPILED)
+def test_a_compiled_step_is_the_same(device, backend, variant):
+    expected, found = step_of(variant, device), step_of(variant, device, backend)
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3)

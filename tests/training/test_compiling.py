@@ -1,8 +1,8 @@
 """`train.compile`: the model as torch's compiler traces and differentiates it.
 
 Code is not generated here, which takes minutes: the graphs run on torch's own kernels. So this
-holds that DETR can be traced, in training and in evaluation, not what generated code gives; tests
-marked `cuda` compile every variant.
+holds that DETR can be traced, in training and in evaluation, not what generated code gives. A step
+of variants, compiled, is in `tests/test_cuda.py`, of each of them on a CUDA device.
 """
 
 from functools import partial
