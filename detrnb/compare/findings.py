@@ -67,7 +67,7 @@ def _schedule(record: Record) -> Finding:
     """Its value are the epochs' rates: what a schedule says of later epochs is not compared."""
     if "train_lr" not in record.log:
         return UNKNOWN
-    rates = record.log["train_lr"].astype(float)
+    rates = record.log["train_lr"].astype(float).dropna()
     if "schedule" in (train := record.config.get("train", {})):
         text = f"a tenth after every {train['lr_drop']} epochs"
         if train["schedule"] == "cosine":
@@ -116,7 +116,8 @@ def _decoder_layers(record: Record) -> Finding:
     places = places_of(record.run[0]).values()
     layers = {layer for _, metric, layer in places if metric.startswith("loss_")}
     number = sum(layer.isdigit() for layer in layers) + 1
-    if "last" not in layers:
+    # Another tool's model need not have a decoder: only its numbered layers tell of one.
+    if "last" not in layers or (record.tool and number == 1):
         return UNKNOWN
     if any(layer.endswith(" or encoder") for layer in layers):
         because = "RT-DETR logs the encoder's predictions behind those of the decoder's layers"

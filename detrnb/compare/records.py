@@ -145,7 +145,10 @@ def read_record(source: Source) -> Record:
     try:
         lines = read_log(path)
     except ValueError as error:
-        raise ValueError(f"{error}; known are {KNOWN}" if path.is_file() else error) from None
+        ours = path.is_dir() and is_there(path / "log.txt")
+        raise ValueError(
+            f"{error}; known are {KNOWN}" if is_there(path) and not ours else error
+        ) from None
     if path.is_file():
         folder = path.parent.resolve().name if path.name == "log.txt" else ""
         return _checked(Record(folder or path.stem, lines))

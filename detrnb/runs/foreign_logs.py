@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ _PLACES = (  # of a log in a run's folder, the first that is there; of several t
     *("trainer_state.json", "checkpoint-*/trainer_state.json", "metrics.json", "results.csv"),
     *("vis_data/scalars.json", "*/vis_data/scalars.json", "scalars.json", "*.log.json"),
 )
+_LAYER = re.compile(r"^d(\d+)\.(.+)")  # mmdetection's, of the decoder's layers but the last
 _MMDET = dict(zip(COCO_METRICS, ("", "_50", "_75", "_s", "_m", "_l"), strict=False))
 _TRAINER = dict(
     zip(
@@ -210,9 +212,10 @@ def _ultralytics(text: str) -> ForeignLog:
 
 
 def _losses(line: Mapping, total: str) -> dict[str, float]:
-    """Losses and rate of a line of training, under our names."""
+    """Losses and rate of a line of training, under our names: `d0.loss_cls` is layer 0's."""
     numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
-    parts = {f"train_{k}": v for k, v in numbers.items() if k.startswith("loss_")}
+    losses = {_LAYER.sub(r"\2_\1", key): value for key, value in numbers.items()}
+    parts = {f"train_{k}": v for k, v in losses.items() if k.startswith("loss_")}
     named = {"train_loss": total, "train_lr": "lr"}
     return {ours: numbers[key] for ours, key in named.items() if key in numbers} | parts
 

@@ -1,6 +1,7 @@
 """Logs of other codes become the same table, with the key and scale of AP named."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from detrnb.commands import main
 from detrnb.compare import audit, read_record, summary
+from detrnb.compare.findings import findings
 from detrnb.runs import foreign_log, read_foreign_log
 
 
@@ -168,6 +170,37 @@ def test_the_audit_names_the_tools_and_refuses_another_evaluators_ap(tmp_path, c
     assert "detectron2" in capsys.readouterr().out
 
 
+LOGS = {
+    "scalars.json": MMENGINE,
+    "a.log.json": MMDET2,
+    "metrics.json": DETECTRON2,
+    "trainer_state.json": TRAINER,
+    "results.csv": ULTRALYTICS,
+}
+
+
+@pytest.mark.parametrize("second", LOGS)
+@pytest.mark.parametrize("first", LOGS)
+def test_the_audit_of_two_tools_says_unknown_for_what_a_log_lacks(first, second, tmp_path):
+    """Not NaN, as a Trainer's rate once became in the epoch that ends without one."""
+    for side, name in (("x", first), ("y", second)):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / name).write_text(LOGS[name])
+    shown = str(audit(tmp_path / "x" / first, tmp_path / "y" / second))
+    assert not re.search(r"\bnan\b", shown, re.IGNORECASE)
+
+
+def test_decoder_layers_are_told_by_numbered_losses_only(tmp_path):
+    def layers(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return findings(read_record(tmp_path / name))["decoder layers"].text
+
+    assert layers("scalars.json", MMENGINE) == "2"  # d0.loss_cls and loss_cls
+    assert layers("metrics.json", DETECTRON2) == "unknown"  # which a Faster R-CNN may have written
+    numbered = DETECTRON2.replace('"loss_ce": 1.0', '"loss_ce": 1.0, "loss_ce_0": 2.0')
+    assert layers("metrics.json", numbered) == "2"
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -184,6 +217,12 @@ def test_unknown_logs_are_refused_with_the_known_list(name, text, tmp_path):
         ValueError, match=r"known are JSON lines of DETR .*ultralytics' results\.csv"
     ):
         read_record(tmp_path / name)
+
+
+def test_a_folder_that_holds_no_known_log_is_refused_with_the_known_list(tmp_path):
+    (tmp_path / "history.csv").write_text("step,loss\n1,2\n")
+    with pytest.raises(ValueError, match=r"no log at .*known are JSON lines of DETR"):
+        read_record(tmp_path)
 
 
 def test_a_detrs_log_of_another_tools_name_stays_a_detrs(tmp_path):
