@@ -123,6 +123,13 @@ def test_notebook_is_small_and_mostly_prose(source):
 
 
 @each_notebook
+def test_formulas_need_no_script_to_be_read(source):
+    """The pages of the workbook load none, so that TeX would stand there as it is typed."""
+    for cell in cells_of(source, "markdown"):
+        assert not re.search(r"\$[^$]+\$", re.sub("`[^`]*`", "", cell.source)), cell.source
+
+
+@each_notebook
 def test_notebook_leaves_the_work_to_the_package(source):
     nodes = list(ast.walk(ast.parse(code_of(source))))
     if not source.stem.startswith("08"):  # there a reader's own classes are the matter
