@@ -37,12 +37,17 @@ def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> 
         The names of those that ended otherwise; what they said stands above, or in their file.
     """
     machine, failed, begin = _Machine(workers), [], time.monotonic()
-    lock = Lock()
+    lock, saying = Lock(), Lock()
+
+    def say(text: str) -> None:
+        with saying:  # print writes a line and its end apart
+            print(text, flush=True)
 
     def one(job: Job) -> None:
         with machine.place() as environment:
             if workers > 1:
                 machine.prepare(job)
+            say(f"{job.name} begins")
             code = _process(job, environment, alone=workers == 1)
         with lock:
             if job.is_trained:
@@ -57,7 +62,7 @@ def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> 
                 task.result()
                 left = (time.monotonic() - begin) / number * (len(jobs) - number)
                 about = f", about {duration(left)} left" if number < len(jobs) else ""
-                print(f"{tasks[task].name}: {number} of {len(jobs)} ended{about}", flush=True)
+                say(f"{tasks[task].name}: {number} of {len(jobs)} ended{about}")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -103,7 +108,6 @@ def _process(job: Job, environment: dict[str, str], *, alone: bool) -> int:
     command = [sys.executable, "-m", "detrnb.commands.tied", *job.words]
     environment = os.environ | environment | {HOME: str(job.home)}
     job.home.mkdir(parents=True, exist_ok=True)
-    print(f"{job.name} begins", flush=True)
     with open(os.devnull if alone else job.home / f"{job.name}.txt", "a") as file:
         said = None if alone else file
         child = subprocess.Popen(

@@ -1,0 +1,30 @@
+"""Runs on this machine, several at a time."""
+
+import io
+import sys
+import time
+from types import SimpleNamespace
+
+from detrnb.study import here
+
+
+class _Slow(io.StringIO):
+    """A terminal that gives another thread its turn after every write."""
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        time.sleep(0.01)
+        return written
+
+
+def test_runs_at_a_time_say_a_line_at_a_time(monkeypatch):
+    monkeypatch.setattr(here, "_process", lambda job, environment, alone: 0)
+    monkeypatch.setattr(here._Machine, "prepare", lambda self, job: None)
+    monkeypatch.setattr(sys, "stdout", said := _Slow())
+    jobs = [SimpleNamespace(name=f"run-{number}", is_trained=True) for number in range(6)]
+    assert here.run_here(jobs, 3, lambda job: None) == []
+    lines = said.getvalue().splitlines()
+    assert sorted(line for line in lines if line.endswith("begins")) == [
+        f"{job.name} begins" for job in jobs
+    ]
+    assert sum(" of 6 ended" in line for line in lines) == 6 and len(lines) == 12
