@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from detrnb.runs import write_whole
 
 FOUND = "What we saw"  # the section of a notebook that says what it found
-FIRST = ("Verdicts", "Decisions", "The ladder")  # sections that stand above all notebooks
+FIRST = ("The ladder", "Decisions", "Verdicts")  # sections that stand above all notebooks
 # The picture of a notebook, by the name that it is saved under; where it is not there, the first.
 COVERS = {
     "00": "00_toy_images",
@@ -209,11 +209,14 @@ def _cells_of(notebook: NotebookNode, title: str) -> Iterator[NotebookNode]:
 
 
 def _section(entry: _Entry, title: str) -> str:
-    """A section with its heading and where it is from; empty where the notebook has none."""
-    shown = "".join(_shown(cell) for cell in _cells_of(entry.copy, title))
+    """A section with its heading and where it is from; empty where it has found nothing."""
+    cells = [*_cells_of(entry.copy, title)]
+    if not any(_shown(cell) for cell in cells if cell.cell_type == "code"):
+        return ""
+    shown = "".join(map(_shown, cells))
     source = f'<a href="{entry.name}.html">{html.escape(entry.title)}</a>'
     about = f'<p class="about">from {source}</p>'
-    return f"<section><h2>{html.escape(title)}</h2>{about}{shown}</section>" if shown else ""
+    return f"<section><h2>{html.escape(title)}</h2>{about}{shown}</section>"
 
 
 def _shown(cell: NotebookNode) -> str:

@@ -58,25 +58,32 @@ def test_a_card_has_question_time_and_end(tmp_path):
     assert '<a href="#01_detr">Title of 01_detr</a></td><td>5 minutes</td>' in text
 
 
-def test_verdicts_and_decisions_stand_above_all_notebooks(tmp_path):
+def test_what_was_found_stands_above_all_notebooks(tmp_path):
     first = executed(tmp_path, "01_detr")
     last = executed(
         tmp_path,
         "07_compare_runs",
-        new_markdown_cell("## Verdicts"),
-        gave(text_html="<table><tr><td>better</td></tr></table>"),
-        new_markdown_cell("## Decisions\n\nOne rule for all."),
-        gave(text_markdown="- `svd_split`: **not applied**"),
         new_markdown_cell("## The ladder"),
         gave(text_html="<table><tr><td>rung</td></tr></table>"),
+        new_markdown_cell("## Decisions\n\nOne rule for all."),
+        gave(text_markdown="- `svd_split`: **not applied**"),
+        new_markdown_cell("## Verdicts"),
+        gave(text_html="<table><tr><td>better</td></tr></table>"),
         new_markdown_cell("## The runs"),
         gave(text_html="<table><tr><td>left out</td></tr></table>"),
     )
     text = write_index(tmp_path, [first, last]).read_text()
-    words = ('href="#01_detr"', "better", "not applied", "rung", '<article id="01_detr"')
+    words = ('href="#01_detr"', "rung", "not applied", "better", '<article id="01_detr"')
     places = [text.index(word) for word in words]
     assert places == sorted(places)
     assert "left out" not in text
+
+
+def test_a_section_that_found_nothing_is_left_out(tmp_path):
+    """Words on a picture that is not there, as before a study is whole."""
+    words, nothing = new_markdown_cell("## The ladder\n\nHollow: not judged."), new_code_cell("1")
+    source = executed(tmp_path, "07_compare_runs", words, nothing)
+    assert "The ladder" not in write_index(tmp_path, [source]).read_text()
 
 
 def test_words_on_a_picture_have_it_beside_them(tmp_path):
