@@ -210,10 +210,10 @@ def _cells_of(notebook: NotebookNode, title: str) -> Iterator[NotebookNode]:
 
 def _section(entry: _Entry, title: str) -> str:
     """A section with its heading and where it is from; empty where it has found nothing."""
-    cells = [*_cells_of(entry.copy, title)]
-    if not any(_shown(cell) for cell in cells if cell.cell_type == "code"):
+    cells = [(cell.cell_type, _shown(cell)) for cell in _cells_of(entry.copy, title)]
+    if not any(shown for kind, shown in cells if kind == "code"):
         return ""
-    shown = "".join(map(_shown, cells))
+    shown = "".join(shown for _, shown in cells)
     source = f'<a href="{entry.name}.html">{html.escape(entry.title)}</a>'
     about = f'<p class="about">from {source}</p>'
     return f"<section><h2>{html.escape(title)}</h2>{about}{shown}</section>"

@@ -139,16 +139,14 @@ def read_record(source: Source) -> Record:
     if isinstance(source, Sequence) and not isinstance(source, str):
         return _checked(Record("log", source))
     path = located(getattr(source, "path", source))
-    other = foreign_log(path)
-    if other is not None and not _of_a_relative(other):
-        return _of_another_tool(path, other)
+    foreign = foreign_log(path)
+    if foreign is not None and not _of_a_relative(foreign):
+        return _of_another_tool(path, foreign)
     try:
         lines = read_log(path)
     except ValueError as error:
-        ours = path.is_dir() and is_there(path / "log.txt")
-        raise ValueError(
-            f"{error}; known are {KNOWN}" if is_there(path) and not ours else error
-        ) from None
+        other = is_there(path) and not is_there(path / "log.txt")
+        raise ValueError(f"{error}; known are {KNOWN}" if other else error) from None
     if path.is_file():
         folder = path.parent.resolve().name if path.name == "log.txt" else ""
         return _checked(Record(folder or path.stem, lines))

@@ -37,10 +37,10 @@ def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> 
         The names of those that ended otherwise; what they said stands above, or in their file.
     """
     machine, failed, begin = _Machine(workers), [], time.monotonic()
-    lock, saying = Lock(), Lock()
+    lock = Lock()
 
     def say(text: str) -> None:
-        with saying:  # print writes a line and its end apart
+        with lock:  # print writes a line and its end apart
             print(text, flush=True)
 
     def one(job: Job) -> None:
