@@ -12,6 +12,7 @@ from pathlib import Path
 from detrnb.runs.home import is_project
 
 CODE = Path(__file__).resolve().parents[2]  # the clone that the package is imported from
+RESULTS = "data/study"  # a study keeps its results there while it runs
 PACKAGES = ("torch", "torchvision", "detrnb", "timm", "accelerate", "numpy")
 
 
@@ -22,7 +23,7 @@ def this_process() -> dict[str, object]:
     """
     # An installed package's folder may lie in somebody else's repository.
     commit = _git(CODE, "rev-parse", "HEAD") if is_project(CODE) else None
-    changes = _git(CODE, "status", "--porcelain") if commit else None
+    changes = _git(CODE, "status", "--porcelain", f":!{RESULTS}") if commit else None
     return {
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "git_commit": commit,

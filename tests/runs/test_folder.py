@@ -182,6 +182,9 @@ def test_provenance_tells_commit_and_whether_dirty(project):
         subprocess.run([*git, *step], check=True)
     clean = runs.this_process()
     assert len(clean["git_commit"]) == 40 and clean["git_dirty"] is False
+    (project / "data" / "study").mkdir(parents=True)
+    (project / "data" / "study" / "kept.json").write_text("")  # by the study that trains
+    assert runs.this_process()["git_dirty"] is False
     (project / "variant.py").write_text("")
     assert runs.this_process()["git_dirty"] is True
 
