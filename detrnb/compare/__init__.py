@@ -11,7 +11,7 @@ from detrnb.compare.deciding import decisions
 from detrnb.compare.differing import Difference
 from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
 from detrnb.compare.judging import Verdicts, verdicts
-from detrnb.compare.ladder import Ladder, ladder_of, read_ladder
+from detrnb.compare.ladder import CONTROLS, Ladder, ladder_of, read_ladder
 from detrnb.compare.paper import latex, methods
 from detrnb.compare.planned import (
     FIRST_REPLICATE,
@@ -25,6 +25,7 @@ from detrnb.compare.planned import (
 from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records
 from detrnb.compare.reporting import (
     audits_text,
+    equal_time_markdown,
     ladder_markdown,
     report,
     verdicts_markdown,
@@ -54,6 +55,7 @@ from detrnb.compare.versus import against, table_of
 
 __all__ = [
     "Audit",
+    "CONTROLS",
     "Control",
     "DELTA",
     "Difference",
@@ -87,6 +89,7 @@ __all__ = [
     "entries",
     "epoch_zero",
     "epochs_to_reach",
+    "equal_time_markdown",
     "find_records",
     "foretold",
     "journal_page",

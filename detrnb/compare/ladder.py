@@ -16,6 +16,7 @@ from detrnb.runs import RunFolder
 
 RATE = "learning rate"  # each entry has its own, found by the same trials
 LENGTHS = ("epochs", "schedule")
+CONTROLS = "controls"  # stands in the place of a family's name
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,23 @@ class Ladder:
 
     @property
     def rungs(self) -> pd.DataFrame:
-        """The table for `plot_forest`: the families, then controls that are in none of them."""
+        """The table for `plot_forest`: the families, then controls that are in none of them.
+
+        A family's name says with what it is compared, where that is not the study's baseline.
+        """
         others = [entry for entry in self.controls.index if entry not in self.table.index]
         controls = self.whole.table.loc[others].assign(
-            family="controls",
+            family=CONTROLS,
             words=self.controls.loc[others, "found"],
             p_holm=self.controls.loc[others, "p"],
         )
-        return pd.concat([self.table, controls])
+        against = {
+            name: f"{name}, from {found.baseline}"
+            for name, found in self.families.items()
+            if found.baseline != self.whole.baseline
+        }
+        judged = self.table.assign(family=self.table["family"].replace(against))
+        return pd.concat([judged, controls])
 
     @property
     def remarks(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Tables, audits and verdicts as text: what `detrnb compare` prints."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -143,6 +144,29 @@ def ladder_markdown(ladder: Ladder) -> str:
                 *(row.found, _time(time), "as expected" if row.holds else f"not {row.expected}"),
             )
         )
+    return _markdown(rows)
+
+
+def equal_time_markdown(equal: pd.DataFrame, reach: pd.DataFrame) -> str:
+    """What gains cost, as a table in Markdown.
+
+    Args:
+        equal: of `at_equal_time`.
+        reach: of `epochs_to_reach`.
+    """
+    head = ("entry", "time", "difference", "at equal time, 95 % interval", "epochs to reach it")
+    rows = [head]
+    for row in equal.join(reach.add_prefix("reach_")).itertuples():
+        there = f"{row.at_equal_time:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        if pd.isna(row.at_equal_time):
+            there = "no budget as long" if row.time > 1 else "no budget as short"
+        epochs, least, most = (
+            "never" if math.isinf(n) else f"{n:g}"
+            for n in (row.reach_epochs, row.reach_low, row.reach_high)
+        )
+        needed = f"{epochs} ({least} to {most})" if least != most else epochs
+        gain = f"{row.difference:+.3f}" + ", beyond" * row.beyond
+        rows.append((f"`{row.Index}`", _time(row.time), gain, there, needed))
     return _markdown(rows)
 
 

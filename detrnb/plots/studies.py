@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from detrnb.compare import DELTA, FEWEST_SEEDS, paired_test
+from detrnb.compare import CONTROLS, DELTA, FEWEST_SEEDS, paired_test
 from detrnb.plots.style import (
     GREY,
     INK,
@@ -82,7 +82,7 @@ def plot_paired_curves(differences: Mapping[str, pd.DataFrame], metric: str) -> 
             test = paired_test(pairs.to_numpy())
             ax.fill_between(pairs.index, test.low, test.high, alpha=0.2, lw=0, **look)
         ax.plot(table.mean(axis="columns"), linewidth=2, **look)
-        ax.set_title(f"{entry}\nseeds: {table.shape[1]}", loc="left", fontsize=9)
+        ax.set_title(f"{entry}\npairs: {table.shape[1]}", loc="left", fontsize=9)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for ax in axes.flat[len(differences) :]:
         ax.set_visible(False)
@@ -100,27 +100,26 @@ def plot_forest(
     metric: str,
     *,
     delta: float = DELTA,
-    controls: Collection[str] = (),
     parts: Mapping[str, str] | None = None,
 ) -> Figure:
     """Differences from the baseline with their 95 % intervals, and beside them the price in time.
 
-    Grey: too small to matter. Hollow: described, not judged. Controls stand apart, at the bottom.
+    Grey: too small to matter. Hollow: described, not judged. A control far from all else is a
+    triangle at the edge, with its number, so that the others have the room.
 
     Args:
-        table: Of ``compare.verdicts``, or several one below the other: by entry, ``difference``,
+        table: Of ``compare.verdicts``, or ``rungs`` of a ``Ladder``: by entry, ``difference``,
             ``low``, ``high``, ``p_holm``, ``words``, ``seeds``, and where it is known ``time`` with
-            ``time_low`` and ``time_high``.
+            ``time_low`` and ``time_high``. With ``family``: each stands under its name, the largest
+            difference first.
         metric: For the axis, such as ``AP on test2017``.
         delta: The smallest difference that matters.
-        controls: Entries that stand apart.
         parts: By entry the part of the model that it changes, which gives the colour.
     """
-    apart = table.index.isin(list(controls))
-    table = pd.concat([table[~apart], table[apart]])
-    places = np.arange(len(table)) + 0.8 * (np.arange(len(table)) >= (~apart).sum())
+    table, places, heads = _by_family(table)
     priced = "time" in table and table["time"].notna().any()
-    figure, axes = panels(1, 2 if priced else 1, 10.0 if priced else 8.0, 1.3 + 0.36 * len(table))
+    height = 1.3 + 0.3 * (places[-1] + 1)
+    figure, axes = panels(1, 2 if priced else 1, 10.0 if priced else 8.0, height, widths=(5, 3))
     ax = axes[0, 0]
     if parts is None:
         groups, colours = table.index, colours_of_labels(table.index)
@@ -129,25 +128,29 @@ def plot_forest(
         colours = colours_of_parts(groups)
     ax.axvspan(-delta, delta, color="#EDEDED", lw=0, zorder=0.5)
     ax.axvline(0, color=INK, linewidth=1)
+    low, high = _scale(table, delta)
+    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8, "color": INK}
     for y, group, row in zip(places, groups, table.itertuples(), strict=True):
         colour, judged = colours[group], np.isfinite(row.p_holm)
-        ax.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
         face = colour if judged else "white"
-        ax.plot(row.difference, y, "o", color=colour, markerfacecolor=face, markersize=7)
-        ax.annotate(
-            f"{row.words}, seeds: {row.seeds}",
-            (1.02, y),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8,
-            color=INK,
-        )
+        words = f"{row.words}, {row.seeds} pairs"
+        if low <= row.difference <= high:
+            ax.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
+            ax.plot(row.difference, y, "o", color=colour, markerfacecolor=face, markersize=5)
+        else:
+            edge, mark = (low, "<") if row.difference < low else (high, ">")
+            ax.plot(edge, y, mark, color=colour, markerfacecolor=face, clip_on=False)
+            words = f"{row.difference:+.3f}: {words}"
+        ax.annotate(words, (1.02, y), **beside)
         if priced:
             axes[0, 1].plot([row.time_low, row.time_high], [y, y], color=colour, linewidth=2)
             axes[0, 1].plot(row.time, y, "D", color=colour, markersize=5)
+    for y, family in heads.items():
+        ax.annotate(family, (-0.02, y), ha="right", style="italic", **beside)
     ax.set_yticks(places, table.index)
+    ax.set_xlim(low, high)
     for one in axes[0]:
-        one.set_ylim(places[-1] + 0.5, -0.5)
+        one.set_ylim(places[-1] + 0.7, min([*places[:1], *heads]) - 0.7)
         one.grid(visible=False, axis="y")
     ax.set_xlabel(f"difference from the baseline in {metric}, with 95 % interval")
     if priced:
@@ -157,8 +160,33 @@ def plot_forest(
     handles = [Patch(color="#EDEDED", label=f"too small to matter (±{delta:g})")]
     if parts is not None:
         handles += [Line2D([], [], color=colours[part], label=part, lw=2) for part in colours]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8)
     return figure
+
+
+def _by_family(table: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, dict[float, str]]:
+    """A table in the order of a picture, the place of each row, and of each family's name."""
+    if "family" not in table:
+        return table, np.arange(len(table), dtype=float), {}
+    families = [*table.groupby("family", sort=False)]
+    rows, places, heads, y = [], [], {}, 0.0
+    for name, family in families:
+        heads[y] = name
+        rows.append(family.sort_values("difference", ascending=False))
+        places += [y + 1 + i for i in range(len(family))]
+        y = places[-1] + 1.3
+    return pd.concat(rows), np.array(places), heads
+
+
+def _scale(table: pd.DataFrame, delta: float) -> tuple[float, float]:
+    """What the axis of differences shows: all but controls that are far from all else."""
+    shown = table
+    if "family" in table and (table["family"] != CONTROLS).any():
+        shown = table[table["family"] != CONTROLS]
+    ends = pd.concat([shown["low"], shown["difference"], shown["high"]]).dropna()
+    low, high = min(ends.min(), -1.5 * delta), max(ends.max(), 1.5 * delta)
+    room = 0.04 * (high - low)
+    return low - room, high + room
 
 
 @STYLE

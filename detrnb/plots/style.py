@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -91,13 +91,20 @@ def colours_of_parts(parts: Iterable[str]) -> dict[str, str]:
 
 
 def panels(
-    rows: int, columns: int, width: float, height: float, *, share: bool = False
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    *,
+    share: bool = False,
+    widths: Sequence[float] = (),
 ) -> tuple[Figure, np.ndarray]:
     """Axes (rows, columns) for lines or bars.
 
     Args:
         width, height: Of the whole figure, inches.
         share: One x axis for all, one y axis for each column.
+        widths: Of columns beside each other, the first of them; equal unless given.
     """
     figure, axes = plt.subplots(
         rows,
@@ -107,6 +114,7 @@ def panels(
         layout="constrained",
         sharex=share,
         sharey="col" if share else False,
+        width_ratios=widths[:columns] or None,
     )
     plt.close(figure)
     for ax in axes.flat:

@@ -4,6 +4,7 @@ import pytest
 from runs_on_disk import write_run, write_study
 
 from detrnb.compare import (
+    CONTROLS,
     Control,
     Family,
     Pair,
@@ -80,9 +81,10 @@ def test_controls_are_tested_by_themselves_and_hold(whole):
     rungs = found.rungs
     assert rungs.index.tolist() == ["idea", "big", "big+idea", "none", "twin"]
     assert rungs["words"].tolist()[3:] == ["worse", "neither"]
-    figure = plot_forest(rungs, found.whole.metric, controls=found.controls.index)
+    assert rungs["family"].unique().tolist() == ["ideas", "joined, from big", CONTROLS]
+    figure = plot_forest(rungs, found.whole.metric)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == rungs.index.tolist()
+    assert labels == ["big", "idea", "big+idea", "twin", "none"]
 
 
 def test_table_holds_families_against_their_baselines_and_controls(whole):

@@ -1,7 +1,9 @@
 """Verdicts as a table in Markdown, README's among them."""
 
+import math
 from pathlib import Path
 
+import pandas as pd
 from runs_on_disk import ROOT, write_run
 
 from detrnb.compare import (
@@ -13,7 +15,7 @@ from detrnb.compare import (
     report,
     verdicts,
 )
-from detrnb.compare.reporting import verdicts_markdown
+from detrnb.compare.reporting import equal_time_markdown, verdicts_markdown
 
 
 def table_of(runs: list[Path] | str, seeds: int, control: str) -> list[str]:
@@ -49,6 +51,30 @@ def test_table_has_verdict_cost_and_decision_of_each_entry(tmp_path):
         provenance.write_text(provenance.read_text().replace('"wall_time_s"', '"other"'))
     *_, other, _ = table_of([str(run) for run in runs], 6, "none")
     assert other.endswith("| better |  | not decided |")
+
+
+def test_equal_time_says_what_the_baseline_was_not_trained_for_and_what_is_never_reached():
+    equal = pd.DataFrame(
+        {
+            **{"time": [1.21, 3.0, 0.2], "difference": [0.1, 0.3, -0.2]},
+            "at_equal_time": [0.08, math.nan, math.nan],
+            **{"low": [0.07, math.nan, math.nan], "high": [0.09, math.nan, math.nan]},
+            "beyond": [False, True, False],
+        },
+        index=["a", "b", "c"],
+    )
+    reach = pd.DataFrame(
+        {"epochs": [5.0, 3.0, math.inf], "low": [4.0, 3.0, 6.0], "high": [math.inf, 3.0, math.inf]},
+        index=equal.index,
+    )
+    rows = [
+        line.strip("| ").split(" | ") for line in equal_time_markdown(equal, reach).splitlines()
+    ]
+    assert rows[2:] == [
+        ["`a`", "1.2", "+0.100", "+0.080 (+0.070 to +0.090)", "5 (4 to never)"],
+        ["`b`", "3", "+0.300, beyond", "no budget as long", "3"],
+        ["`c`", "0.2", "-0.200", "no budget as short", "never (6 to never)"],
+    ]
 
 
 def test_readme_shows_the_verdicts_on_the_committed_study():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from detrnb import plots
-from detrnb.compare import against, table_of
+from detrnb.compare import CONTROLS, against, table_of
 from detrnb.plots.style import VARIANT_COLOURS, colours_of_labels
 
 
@@ -66,7 +66,7 @@ def test_paired_curves_show_pairs_their_mean_and_its_interval():
     assert band[:, 1].max() == pytest.approx(0.02 + reach)
     assert left.get_ylim() == right.get_ylim() and left.get_ylim()[1] > 0.3
     assert not right.collections  # two seeds are too few to judge
-    assert right.get_title(loc="left") == "adaptive_res\nseeds: 2"
+    assert right.get_title(loc="left") == "adaptive_res\npairs: 2"
 
 
 def test_paired_curves_of_one_seed_and_of_unequal_length():
@@ -94,30 +94,45 @@ def test_forest_shows_differences_intervals_and_what_is_too_small_to_matter():
     assert (band.get_x(), band.get_width()) == pytest.approx((-0.01, 0.02))
     assert [label.get_text() for label in ax.get_yticklabels()] == table.index.tolist()
     assert [text.get_text() for text in ax.texts] == [
-        "equivalent, seeds: 6",
-        "worse, seeds: 6",
-        "described, seeds: 3",
+        "equivalent, 6 pairs",
+        "worse, 6 pairs",
+        "described, 3 pairs",
     ]
     assert points[2].get_markerfacecolor() == "white"
     assert points[0].get_markerfacecolor() == VARIANT_COLOURS["adaptive_res"]
     assert len(figure.axes) == 1  # no price is known
 
 
-def test_ladder_sets_controls_apart_colours_parts_and_prices_entries():
+def test_ladder_sorts_families_under_their_names_colours_parts_and_prices_entries():
     table = table_of_values().assign(time=[1.2, 0.8, 1.0], time_low=0.7, time_high=1.3)
+    table["family"] = ["ours", "published", "published"]
     parts = {"adaptive_res": "encoder", "svd_split": "encoder attention", "encoder0": "control"}
-    figure = plots.plot_forest(table, "AP", controls=["adaptive_res"], parts=parts)
+    figure = plots.plot_forest(table, "AP", parts=parts)
     left, right = figure.axes
     labels = [label.get_text() for label in left.get_yticklabels()]
-    assert labels == ["svd_split", "encoder0", "adaptive_res"]
+    assert labels == ["adaptive_res", "encoder0", "svd_split"]  # svd_split lost most
     places = left.get_yticks()
-    assert places[1] - places[0] == 1 < places[2] - places[1]
+    assert places[2] - places[1] == 1 < places[1] - places[0]
+    heads = {text.get_text(): text.xy[1] for text in left.texts if text.get_style() == "italic"}
+    assert heads == {"ours": places[0] - 1, "published": places[1] - 1}
     prices = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "D"]
-    assert prices == [0.8, 1.0, 1.2]
+    assert prices == [1.2, 1.0, 0.8]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["too small to matter (±0.02)", "encoder attention", "control", "encoder"]
+    assert legend == ["too small to matter (±0.02)", "encoder", "control", "encoder attention"]
     colours = [line.get_color() for line in left.lines if line.get_marker() == "o"]
     assert len(set(colours)) == 3
+
+
+def test_a_control_far_from_all_else_leaves_the_others_their_room():
+    table = table_of_values()
+    table["family"] = ["ours", CONTROLS, CONTROLS]
+    left = plots.plot_forest(table, "AP").axes[0]
+    low, high = left.get_xlim()
+    assert -0.05 < low < -0.02 and 0.02 < high < 0.05  # svd_split lost 0.05
+    (mark,) = [line for line in left.lines if line.get_marker() == "<"]
+    assert mark.get_xdata()[0] == low
+    (said,) = [text.get_text() for text in left.texts if "worse" in text.get_text()]
+    assert said == f"{table.loc['svd_split', 'difference']:+.3f}: worse, 6 pairs"
 
 
 def test_rates_show_each_entry_beside_the_baseline():
