@@ -69,5 +69,5 @@ def compare(
             click.echo(report(records, baseline, delta or DELTA))
             return
         found = verdicts(records, baseline, delta=delta or DELTA)
-    parts = [latex(found)] * as_latex + [methods(found)] * as_methods
+    parts = [latex(found)] * as_latex + [methods(found, escaped=as_latex)] * as_methods
     click.echo("\n\n".join(parts or [verdicts_text(found)]))

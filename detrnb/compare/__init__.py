@@ -21,6 +21,7 @@ from detrnb.compare.planned import (
     PlannedEntry,
     StudyPlan,
     Trials,
+    judging_files,
 )
 from detrnb.compare.records import Record, arrange, entries, find_records, read_record, read_records
 from detrnb.compare.reporting import (
@@ -93,6 +94,7 @@ __all__ = [
     "find_records",
     "foretold",
     "journal_page",
+    "judging_files",
     "ladder_markdown",
     "ladder_of",
     "latex",

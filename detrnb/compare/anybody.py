@@ -50,7 +50,9 @@ def read_table(path: Path, baseline: str | None = None, delta: float | None = No
         raise ValueError(f"{path}: of {metric} less is better; give its negative")
     twice = table[table.duplicated([*COLUMNS])]
     if len(twice):
-        raise ValueError(f"{path}: entry {twice.iloc[0, 0]!r} has seed {twice.iloc[0, 1]} twice")
+        raise ValueError(
+            f"{path}: entry {twice['entry'].iloc[0]!r} has seed {twice['seed'].iloc[0]} twice"
+        )
     if delta is None and not numbers.between(0, 1).all():
         raise ValueError(
             f"{path}: {metric} goes from {numbers.min():g} to {numbers.max():g}, and the smallest"

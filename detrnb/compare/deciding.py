@@ -7,6 +7,15 @@ import pandas as pd
 from detrnb.compare.judging import ALIKE, Verdicts
 from detrnb.compare.statistics import FEWEST_SEEDS
 
+RULE = (
+    "Better is applied; better by less than it matters, and equivalent, are optional where an entry"
+    f" saves more than {100 * ALIKE:g} % of time or memory in every pair that was measured, and in"
+    " the median costs in neither more than that, else not applied; worse is not applied. Where the"
+    " study cannot tell, an entry is unstable or described, has fewer replicates than planned, or"
+    " differs in more than the model and what the plan states, and where a decisive control fails,"
+    " nothing is decided."
+)
+
 
 def decisions(
     found: Verdicts,
@@ -40,14 +49,16 @@ def decisions(
     Returns:
         By entry, `decision` and its `reason`.
     """
-    checked = doubt is not None or control in found.table.index
+    checked, stated = doubt is not None or control in found.table.index, doubt
     doubt = _doubt(found.table, control) if doubt is None else doubt
     rows = {}
     for row in found.table.itertuples():
         if row.Index == control:
             continue
         needed = seeds if isinstance(seeds, int) else seeds[row.Index]
-        decision, reason = _decide(row, max(needed, FEWEST_SEEDS), doubt)
+        # What was stated holds for any number: a baseline that diverged takes pairs with it.
+        needed = 0 if stated else max(needed, FEWEST_SEEDS)
+        decision, reason = _decide(row, needed, doubt)
         if decision != "not decided" and not checked:
             reason += "; no control among these runs shows that they could find a difference"
         rows[row.Index] = decision, reason

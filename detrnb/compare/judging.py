@@ -17,6 +17,7 @@ from detrnb.compare.table import summary, training_seconds
 from detrnb.compare.versus import against, table_of
 
 ALIKE = 0.05  # times and memory nearer than this count as equal
+VALIDATION = "validation AP"  # the metric where not every run has one that nothing was tuned on
 # What must not differ within a pair, unless it is accepted by name; by what the audit calls it.
 FORBIDDEN = {
     **{name: name for name in ("code", "data", "precision", "seed")},
@@ -25,7 +26,7 @@ FORBIDDEN = {
 # What leaves a verdict that is not of the model alone, unless it is accepted likewise.
 CONDITIONS = ("learning rate", "schedule", "epochs")
 # What does not forbid a verdict but is said with it.
-_SAID = ("git commit", "versions")
+_SAID = ("git commit", "versions", "device")
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,10 @@ def verdicts(
     splits = {record.test.get("split") for record in records if record.name not in left_out}
     tested = len(splits) == 1 and runs["test_AP"].notna().all()
     values = _by_seed(runs, "test_AP" if tested else "AP")
-    metric = f"AP on {splits.pop()}" if tested else "validation AP"
+    metric = f"AP on {splits.pop()}" if tested else VALIDATION
     seconds = _by_seed(runs.assign(seconds=training_seconds(runs)), "seconds")
-    values = values.reindex(columns=[*values, *((failed or {}).keys() - set(values))])  # all did
+    lost = [entry for entry in failed or {} if entry not in values]  # all of its runs did
+    values = values.reindex(columns=[*values, *lost])
     accepted = _accepted(accept, groups)
     found = {
         entry: _Differences.of(groups[baseline], group, accepted[entry])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from detrnb.compare.deciding import decisions
-from detrnb.compare.judging import Verdicts, verdicts
+from detrnb.compare.judging import VALIDATION, Verdicts, verdicts
 from detrnb.compare.planned import PlannedEntry, StudyPlan
 from detrnb.compare.records import Record, Source, read_records
 from detrnb.compare.statistics import paired_test
@@ -28,6 +28,7 @@ class Ladder:
         controls: by entry: `baseline`, `expected`, `found`, `holds`, `decisive`, and the difference
             with its interval; each tested by itself.
         doubt: why the controls leave everything undecided; empty where they do not.
+        failed: by entry, runs that diverged.
         decided: by entry, `decision` and `reason`.
         described: by comparison: `pairs`, `difference`, `low`, `high`; judged in no family.
         exploratory: runs that the plan does not hold, by name; in none of this.
@@ -40,6 +41,7 @@ class Ladder:
     families: Mapping[str, Verdicts]
     controls: pd.DataFrame
     doubt: str
+    failed: Mapping[str, int]
     decided: pd.DataFrame
     described: pd.DataFrame
     exploratory: tuple[str, ...]
@@ -85,7 +87,12 @@ class Ladder:
             f"The control {row.Index} should be {row.expected} and is {row.found}."
             for row in failed.itertuples()
         ]
+        for name, found in self.families.items():
+            if why := _unstable(self.plan, found.baseline, self.failed):
+                said.append(f"Nothing is decided of {name}: {why}.")
         said += [f"Cut: {what}" for what in self.plan.cut]
+        if files := self.plan.judged_otherwise:
+            said.append(f"Not as it was when the plan was settled: {', '.join(files)}.")
         if self.exploratory:
             said.append(f"Exploratory, not in the plan: {', '.join(self.exploratory)}.")
         return said
@@ -102,9 +109,11 @@ def ladder_of(
         failed: entry and replicate of each run that diverged.
 
     Raises:
-        ValueError: runs are missing, or one cannot be read.
+        ValueError: runs are missing, one cannot be read, or has no result of its last epoch on the
+            split that nothing was tuned on.
     """
-    records = read_records(sources)
+    sources = list(sources)
+    records = read_records(sources) if sources else []
     planned, labels = set(plan.runs()), [entry.label for entry in plan.entries]
     ours = [record for record in records if _is_planned(record, plan, planned)]
     ours.sort(key=lambda record: (labels.index(record.entry), record.replicate))
@@ -130,6 +139,11 @@ def ladder_of(
     }
     # Once more without families, for what belongs to none.
     whole = verdicts(ours, plan.entries[0].label, accept=accept, failed=lost, delta=plan.delta)
+    if whole.metric == VALIDATION:
+        raise ValueError(
+            "a run's test.json is of another epoch than its last, or of another split than others';"
+            " a planned study compares AP on images that nothing was tuned on"
+        )
     controls = _controls(plan, whole, lost)
     doubt = "; ".join(
         f"the control {row.Index} should be {row.expected} and is {row.found}"
@@ -137,9 +151,12 @@ def ladder_of(
         if row.decisive and not row.holds
     )
     replicates = {entry.label: entry.replicates for entry in plan.entries}
-    decided = [decisions(found, replicates, doubt=doubt) for found in families.values()]
+    decided = [
+        decisions(found, replicates, doubt=doubt or _unstable(plan, found.baseline, lost))
+        for found in families.values()
+    ]
     return Ladder(
-        *(plan, families, controls, doubt, pd.concat(decided), _described(plan, whole.values)),
+        *(plan, families, controls, doubt, lost, pd.concat(decided), _described(plan, whole)),
         tuple(r.name for r in records if not _is_planned(r, plan, planned)),
         whole,
         tuple(ours),
@@ -153,10 +170,10 @@ def read_ladder(folder: Path) -> Ladder:
         ValueError: as for `ladder_of`; no plan is settled there.
     """
     plan = StudyPlan.read(folder / "plan.json")
-    runs = [RunFolder(path) for path in sorted((folder / "judged").iterdir())]
-    diverged = [run.read_provenance()["study"] for run in runs if run.failed_path.exists()]
+    runs = [RunFolder(path) for path in sorted((folder / "judged").glob("*/"))]
+    diverged = [run.read_provenance().get("study", {}) for run in runs if run.failed_path.exists()]
     finished = [run.path for run in runs if run.test_path.exists()]
-    failed = [(s["entry"], s["replicate"]) for s in diverged if s["plan"] == plan.hash]
+    failed = [(s["entry"], s["replicate"]) for s in diverged if s.get("plan") == plan.hash]
     return ladder_of(plan, finished, failed)
 
 
@@ -194,8 +211,20 @@ def _controls(plan: StudyPlan, whole: Verdicts, failed: Mapping[str, int]) -> pd
     return table if rows else pd.DataFrame(columns=columns)
 
 
-def _described(plan: StudyPlan, values: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons in no family, and what a joined change adds beyond what it adds alone."""
+def _unstable(plan: StudyPlan, baseline: str, failed: Mapping[str, int]) -> str:
+    """Why nothing is decided in a baseline's family; empty where it never diverged."""
+    if not failed.get(baseline):
+        return ""
+    return f"{baseline} is unstable ({failed[baseline]} of {plan.entry(baseline).replicates})"
+
+
+def _described(plan: StudyPlan, whole: Verdicts) -> pd.DataFrame:
+    """Comparisons in no family, and what a joined change adds beyond what it adds alone.
+
+    An entry whose runs differ from the baseline's in what forbids a verdict is not described.
+    """
+    values = whole.values.copy()
+    values[whole.table.index[whole.table["forbidden"] != ""]] = np.nan
     rows = {
         f"{pair.entry} - {pair.baseline}": _size(
             (values[pair.entry] - values[pair.baseline]).dropna().to_numpy()

@@ -29,8 +29,12 @@ def latex(found: Verdicts) -> str:
     )
 
 
-def methods(found: Verdicts) -> str:
-    """A paragraph for a paper that says how the entries were compared."""
+def methods(found: Verdicts, *, escaped: bool = False) -> str:
+    """A paragraph for a paper that says how the entries were compared.
+
+    Args:
+        escaped: names as LaTeX takes them.
+    """
     rulings = found.rulings
     pairs = sorted({ruling.pairs for ruling in rulings.values()})
     count = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
@@ -53,7 +57,8 @@ def methods(found: Verdicts) -> str:
         for entry, ruling in rulings.items()
         if ruling.failed
     ]
-    return " ".join(parts)
+    text = " ".join(parts)
+    return _tex(text) if escaped else text
 
 
 def _listed(names: list[str]) -> str:

@@ -9,24 +9,32 @@ from typing import Literal, Self
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from detrnb.compare.deciding import RULE as DECISIONS
 from detrnb.compare.ruling import DELTA
-from detrnb.compare.statistics import FEWEST_SEEDS, LEVEL
-from detrnb.runs import write_whole
+from detrnb.compare.ruling import RULE as VERDICTS
+from detrnb.compare.statistics import LEVEL
+from detrnb.runs import hash_of_file, write_whole
 from detrnb.settings import SCENES, Config, resolve
 
 RULE = (
-    f"Paired t test over replicates, Holm within each family at {100 * LEVEL:g} %: better, worse;"
-    f" two one-sided tests at {100 * LEVEL:g} % against plus and minus delta: with the former by"
-    " less than it matters, alone equivalent; else cannot tell. Fewer than"
-    f" {FEWEST_SEEDS} replicates are described. Controls are each tested by themselves at"
-    f" {100 * LEVEL:g} %. Every pair is audited; code, data or precision that differs forbids a"
-    " verdict."
+    f"{VERDICTS} Every pair is audited; code, data or precision that differs forbids a verdict."
+    f" Controls are each tested by themselves at {100 * LEVEL:g} %, whatever their replicates."
+    f" {DECISIONS}"
 )
 FAILED_RUNS = (
-    "A run that diverges counts as AP 0 in trials; in judgement its entry is unstable (k of n). One"
-    " that is stopped from outside goes on from its last epoch."
+    "A run that diverges counts as AP 0 in trials; in judgement its entry is unstable (k of n), not"
+    " decided, and stays one of its family's comparisons, as one that finds nothing. Where a"
+    " baseline diverges, nothing is decided in its family. One that is stopped from outside goes on"
+    " from its last epoch."
 )
+JUDGING = ("deciding", "judging", "ladder", "ruling", "statistics", "versus")
 FIRST_REPLICATE = 200  # of those that are judged; numbers below 100 are for development
+
+
+def judging_files() -> dict[str, str]:
+    """The hash of each file that verdicts and decisions are made by."""
+    here = Path(__file__).parent
+    return {f"compare/{name}.py": hash_of_file(here / f"{name}.py") for name in JUDGING}
 
 
 class _Stated(BaseModel):
@@ -87,7 +95,8 @@ class StudyPlan(_Stated):
     """A study: what is trained, how it is judged. Frozen once `frozen` says when.
 
     `beside` names by joined entry the same change alone: what it adds there and here is described.
-    `code` is the hash of each file that computes; `cut` says what was left out, and why.
+    `code` is the hash of each file that computes, `judged_by` of each that judges; `cut` says what
+    was left out, and why.
     """
 
     name: str
@@ -105,6 +114,7 @@ class StudyPlan(_Stated):
     failed_runs: str = FAILED_RUNS
     cut: tuple[str, ...] = ()
     code: dict[str, str] = {}
+    judged_by: dict[str, str] = {}
     frozen: str | None = None
 
     @model_validator(mode="after")
@@ -208,13 +218,25 @@ class StudyPlan(_Stated):
 
     @property
     def hash(self) -> str:
-        """What a run's provenance carries."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """What a run's provenance carries; of what is stated, so that a field which a later edition
+        adds leaves it as it is.
+        """
+        text = json.dumps(self._stated, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def _stated(self) -> dict[str, object]:
+        return self.model_dump(mode="json", exclude_unset=True)
+
     def write(self, path: Path) -> None:
-        text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        text = json.dumps(self._stated, indent=1) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
+
+    @property
+    def judged_otherwise(self) -> list[str]:
+        """Files that judge and are not as they were when the plan was settled."""
+        now = judging_files()
+        return sorted(file for file, code in self.judged_by.items() if now.get(file) != code)
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -43,7 +43,12 @@ def report(records: Sequence[Record], baseline: str | None = None, delta: float 
     elif len(records) > 2:
         parts.append(audits_text(records))
     groups = entries(records)
-    if len(groups) > 1 and max(map(len, groups.values())) > 1:
+    if any(record.study.get("plan") for record in records):
+        parts.append(
+            "No verdicts: these are runs of a planned study, which are judged by its plan once all"
+            " are there: compare.read_ladder, notebook 07"
+        )
+    elif len(groups) > 1 and max(map(len, groups.values())) > 1:
         try:
             parts.append(verdicts_text(verdicts(records, baseline, delta=delta)))
         except ValueError as error:  # such as a study that is still running
@@ -186,14 +191,14 @@ def _rows(found: Verdicts, decided: pd.DataFrame) -> list[tuple[str, ...]]:
     for row in found.table.itertuples():
         ruling = found.rulings[row.Index]
         interval = f" ({row.low:+.3f} to {row.high:+.3f})" if pd.notna(row.p_holm) else ""
-        needed = f"; {ruling.needed} pairs would" if ruling.needed else ""
+        would = f"; {ruling.would.removeprefix('about ')}" if ruling.would else ""
         rows.append(
             (
                 f"`{row.Index}`",
                 str(row.seeds),
                 _mean(row.mean, row.spread),
                 f"{row.difference:+.3f}{interval}",
-                ruling.words + needed,
+                ruling.words + would,
                 _time(row.time),
                 decided["decision"].get(row.Index, "control"),
             )

@@ -18,6 +18,14 @@ from detrnb.compare.statistics import FEWEST_SEEDS, LEVEL, POWER, holm, paired_t
 
 DELTA = 0.02  # AP: the smallest difference that matters
 
+RULE = (
+    f"Paired t test over replicates, Holm within each family at {100 * LEVEL:g} %: better, worse."
+    f" Two one-sided t tests at {100 * LEVEL:g} % against plus and minus delta, each comparison by"
+    " itself: with the former by less than it matters, alone equivalent; else cannot tell. Fewer"
+    f" than {FEWEST_SEEDS} replicates are described; what is described or may not be judged is none"
+    " of the comparisons that Holm adjusts for."
+)
+
 Verdict = Literal[
     "better", "worse", "equivalent", "cannot tell", "unstable", "described", "not judged"
 ]
@@ -66,6 +74,15 @@ class Ruling:
         return pairs_needed(self.spread, self.delta, self.comparisons)
 
     @property
+    def would(self) -> str:
+        """How many pairs would tell where these cannot; empty where a verdict is reached."""
+        if self.needed is None:
+            return ""
+        if self.needed <= self.pairs:  # this study is one of the fifth that POWER leaves
+            return "most studies of as many pairs would"
+        return f"about {self.needed} pairs would"
+
+    @property
     def words(self) -> str:
         """The verdict as it is said, without numbers but those that belong to it."""
         if self.verdict == "unstable":
@@ -81,7 +98,7 @@ class Ruling:
             interval = "no pairs"
         ends = {
             "described": f"; fewer than {FEWEST_SEEDS} are not judged",
-            "cannot tell": f"; about {self.needed} pairs would",
+            "cannot tell": f"; {self.would}",
             "equivalent": f", within ±{self.delta:g}",
             "unstable": "; of the others",
         }

@@ -83,7 +83,8 @@ def aa_splits(
     """The baseline against itself: its runs put into pairs at random, and judged.
 
     Runs of two replicates share no scene, so these differences spread further than a study's; a
-    rule that keeps its promise still finds better or worse in no more than `level` of the splits.
+    rule that keeps its promise still finds better or worse in about `level` of the splits, over
+    many baselines; of one, splits share their runs, and their share may lie a few points off.
 
     Args:
         values: of the baseline, one a replicate; an odd one is left out of each split.

@@ -27,7 +27,7 @@ from detrnb.runs.log import (
     remarks,
 )
 from detrnb.runs.mirror import Mirror, bring_back
-from detrnb.runs.provenance import cpu_count, this_process
+from detrnb.runs.provenance import cpu_count, is_uncommitted, this_process
 from detrnb.runs.source import hash_of_file, hash_of_text
 from detrnb.runs.writing import copy_whole, is_there, naming, remove_left_over, write_whole
 
@@ -53,6 +53,7 @@ __all__ = [
     "is_over",
     "is_there",
     "is_project",
+    "is_uncommitted",
     "last_run",
     "located",
     "log_table",

@@ -13,7 +13,10 @@ from detrnb.runs.home import is_project
 
 CODE = Path(__file__).resolve().parents[2]  # the clone that the package is imported from
 RESULTS = "data/study"  # a study keeps its results there while it runs
-PACKAGES = ("torch", "torchvision", "detrnb", "timm", "accelerate", "numpy")
+PACKAGES = (
+    *("torch", "torchvision", "detrnb", "timm", "accelerate", "numpy"),
+    *("scipy", "pillow"),  # match, decode
+)
 
 
 def this_process() -> dict[str, object]:
@@ -32,6 +35,11 @@ def this_process() -> dict[str, object]:
         "cpu_count": cpu_count(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def is_uncommitted(path: Path) -> bool:
+    """Whether a repository of git holds a file otherwise than in its last commit, or not at all."""
+    return bool(_git(path.parent, "status", "--porcelain", "--", path.name))
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

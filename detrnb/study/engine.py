@@ -14,18 +14,26 @@ where images, features and weights go once all its runs are kept.
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from detrnb.compare import PlannedEntry, StudyPlan
-from detrnb.runs import RunFolder, code_differences, log_table, project_root, trained_by
+from detrnb.compare import PlannedEntry, StudyPlan, judging_files
+from detrnb.runs import (
+    RunFolder,
+    code_differences,
+    is_uncommitted,
+    log_table,
+    project_root,
+    trained_by,
+)
 from detrnb.study.entries import FEW, second_study
 from detrnb.study.here import in_process, run_here
 from detrnb.study.jobs import Job, clear, home_of
 from detrnb.study.rates import chosen, further
 from detrnb.study.slurm import Slurm
-from detrnb.training import code_of, seconds_per_step
+from detrnb.training import code_of, make_data, seconds_per_step
 
 TIMED_STEPS = 40
 
@@ -153,12 +161,17 @@ class Study:
             return
         raise ValueError(f"{job.run.path} {what}: delete it, and it is trained anew")
 
-    def check_code(self) -> None:
-        """See that the code is the plan's.
+    def check_plan(self) -> None:
+        """See that the plan is committed, and the code is its code.
 
         Raises:
             ValueError: it is not.
         """
+        if is_uncommitted(self.plan_path):
+            raise ValueError(
+                f"{self.plan_path} is not committed as it is; commit it before the judged runs, so"
+                " that anybody can see that it came first"
+            )
         now = _code(self.plan, self.only)
         if other := _differing(now, self.plan.code):
             raise ValueError(
@@ -170,7 +183,7 @@ class Study:
         """Write plan.json, with the rates that the trials chose.
 
         Raises:
-            ValueError: there is one already, or trials are missing.
+            ValueError: there is one already, or trials are missing, or of other code.
         """
         if self.is_settled:
             raise ValueError(
@@ -191,17 +204,31 @@ class Study:
         stated = self.plan.model_copy(update={"entries": tuple(entries)})
         frozen = datetime.now(UTC).isoformat(timespec="seconds")
         code = _code(stated, {entry.label for entry in stated.entries})
-        stated = stated.model_copy(update={"code": code, "frozen": frozen})
+        self._check_trials(code)
+        origin = {"code": code, "judged_by": judging_files(), "frozen": frozen}
+        stated = stated.model_copy(update=origin)
         self.plan = StudyPlan.of(stated.model_dump(mode="json"))
         self.plan.write(self.plan_path)
         for replicate in self.plan.trials.replicates:
             clear(home_of(self.plan.name, replicate))
         return self.plan
 
+    def _check_trials(self, code: dict[str, str]) -> None:
+        """See that rates were tried with the code that is here."""
+        for entry in self.plan.tuned:
+            for factor, replicate in product(self.reached(entry), self.plan.trials.replicates):
+                kept = self.trial(entry, factor, replicate).kept
+                for trained in trained_by(kept.read_provenance()):
+                    if other := _differing(trained or {}, code):
+                        raise ValueError(
+                            f"{kept.path} was trained by other code than what is here"
+                            f" ({', '.join(other)}): delete it, and it is trained anew"
+                        )
+
     def run(self, workers: int = 1) -> list[str]:
         """Train what is missing, here; gives the names of runs that ended otherwise."""
         if self.is_settled:
-            self.check_code()
+            self.check_plan()
         self.collect()
         while jobs := self.left():
             print(f"{self.plan.name}: {len(jobs)} runs to train", flush=True)
@@ -214,7 +241,7 @@ class Study:
     def submit(self, slurm: Slurm) -> str:
         """Hand what is missing to a cluster; gives the array job's number."""
         if self.is_settled:
-            self.check_code()
+            self.check_plan()
         self.collect()
         return slurm.submit(self.left(), self._slurm_folder)
 
@@ -234,11 +261,14 @@ class Study:
 
         Trainings are hours apart, and a machine's speed drifts; nothing else should run meanwhile.
         """
-        for replicate in range(self.plan.first, self.plan.first + FEW):
+        for place in range(FEW):
+            replicate = self.plan.first + place
             jobs = [job for job in self._of(replicate) if not job.has_failed]
             if all(job.kept.timing_path.exists() for job in jobs):
                 continue
-            for job in jobs:
+            in_process(jobs[0].home, make_data, jobs[0].config)
+            turn = place * len(jobs) // FEW  # another entry first each time
+            for job in jobs[turn:] + jobs[:turn]:
                 step_s = in_process(job.home, seconds_per_step, job.config, TIMED_STEPS)
                 job.kept.write_timing(step_s, TIMED_STEPS)
                 print(f"{job.name}: {step_s:.3f} s a step", flush=True)

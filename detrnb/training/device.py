@@ -101,7 +101,9 @@ def make_accelerator(precision: str) -> Accelerator:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak of this process so far: allocated on a CUDA device, else resident, in MiB."""
+    """Peak of this process so far, or since `begin_peak_memory`: allocated on a CUDA device, else
+    resident, in MiB.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with suppress(OSError, IndexError):
@@ -110,6 +112,14 @@ def peak_memory_mb(device: torch.device) -> float:
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def begin_peak_memory(device: torch.device) -> None:
+    """What `peak_memory_mb` tells begins anew, where the system can: on CUDA, on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:

@@ -22,7 +22,13 @@ from detrnb.runs import (
 )
 from detrnb.settings import Config
 from detrnb.training.averaging import averaged, kept_of
-from detrnb.training.device import from_main, make_accelerator, peak_memory_mb, processes
+from detrnb.training.device import (
+    begin_peak_memory,
+    from_main,
+    make_accelerator,
+    peak_memory_mb,
+    processes,
+)
 from detrnb.training.epochs import (
     evaluate_epoch,
     failed_step_kept,
@@ -106,6 +112,7 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     datasets = open_data(config, accelerator)
     about = from_main(partial(origin, config, folder, accelerator, datasets))
     ready = prepare(config, accelerator, datasets, state)
+    begin_peak_memory(accelerator.device)  # who comes first makes the features for all
     decay = config.train.ema_decay
     mean = None if decay is None else averaged(ready.core, decay, state)
     about["steps_per_epoch"] = ready.steps

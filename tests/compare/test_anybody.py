@@ -38,8 +38,8 @@ def test_terminal_shows_verdicts_table_and_paragraph(tmp_path, capsys):
     table, text = capsys.readouterr().out.split("\n\n")
     assert "new\\_one & 0.375" in table and "$+0.050$" in table and "& better \\\\" in table
     assert table.startswith("\\begin{tabular}") and table.endswith("\\end{tabular}")
-    assert "new_one was compared with detr by AP in 6 pairs of equal seed." in text
-    assert "Student's t test at 5 %" in text and "±0.02" in text and "Holm" not in text
+    assert "new\\_one was compared with detr by AP in 6 pairs of equal seed." in text
+    assert "Student's t test at 5 \\%" in text and "±0.02" in text and "Holm" not in text
 
 
 def test_another_scale_needs_its_own_delta(tmp_path, capsys):

@@ -54,6 +54,17 @@ def test_intervals_hold_what_replicates_differ_by():
     assert again.equals(row)  # drawn alike each time
 
 
+@pytest.mark.parametrize("n", [3, 6])
+def test_intervals_of_few_replicates_hold_the_truth_as_often_as_they_say(n):
+    rng, held = np.random.default_rng(0), 0
+    times = pd.DataFrame({"detr": 1.0, "more": 2.0}, index=range(n))
+    for _ in range(300):
+        values = pd.DataFrame({"detr": 0.0, "more": rng.normal(size=n)})
+        row = budget_curve(values, times, "detr", ["more"], draws=400).loc["more"]
+        held += row["low"] < 0 < row["high"]
+    assert 0.91 < held / 300 < 0.99  # by the bootstrap alone 0.68 and 0.85
+
+
 def test_epochs_to_reach_are_counted_from_one_against_the_pairs_own_end():
     curves = {
         "detr": pd.DataFrame({200: [0.1, 0.2, 0.3], 201: [0.1, 0.2, 0.2]}),

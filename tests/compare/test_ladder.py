@@ -13,6 +13,8 @@ from detrnb.compare import (
     ladder_markdown,
     ladder_of,
     read_ladder,
+    read_records,
+    report,
 )
 from detrnb.plots import plot_forest
 from detrnb.runs import RunFolder
@@ -150,6 +152,52 @@ def test_an_entry_whose_runs_all_diverged_is_there_and_unstable(tmp_path):
     assert row["text"] == "unstable (6 of 6): no pairs; of the others"
     assert found.families["ideas"].rulings["big"].comparisons == 2
     assert found.decided.loc["idea", "decision"] == "not decided"
+
+
+def test_a_baseline_that_diverged_once_leaves_its_family_undecided_and_says_so(tmp_path):
+    mine = plan()
+    folder = write_study(tmp_path, mine, TRUE, [("big", 203)])
+    found = ladder_of(mine, sorted((folder / "judged").iterdir()), [("big", 203)])
+    assert found.decided.loc["big+idea"].tolist() == ["not decided", "big is unstable (1 of 6)"]
+    assert found.decided.loc["idea", "decision"] == "applied"
+    assert found.remarks == ["Nothing is decided of joined: big is unstable (1 of 6)."]
+
+
+def test_a_plan_without_runs_and_failures_of_no_study_are_no_crash(tmp_path):
+    mine = plan()
+    mine.write(tmp_path / "plan.json")
+    with pytest.raises(ValueError, match="33 of 33 planned runs are missing"):
+        read_ladder(tmp_path)
+    folder = write_study(tmp_path, mine, TRUE)
+    stray = RunFolder(folder / "judged" / "stray").create({})
+    stray.write_provenance({})
+    stray.write_failed("loss is not finite")
+    assert len(read_ladder(folder).values) == 6
+
+
+def test_a_result_of_an_earlier_epoch_is_not_replaced_by_one_that_was_tuned_on(tmp_path):
+    folder = write_study(tmp_path, plan(), TRUE)
+    RunFolder(folder / "judged" / "idea-s202").write_test(
+        "test2017", 2, [0.3] * 12, {"0": 0.3}, 3.0
+    )
+    with pytest.raises(ValueError, match="of another epoch than its last"):
+        read_ladder(folder)
+
+
+def test_what_a_verdict_is_forbidden_of_is_not_described_either(tmp_path):
+    folder = write_study(tmp_path, plan(), TRUE)
+    for name, precision in (("detr", "fp32"), ("idea", "bf16")):
+        run = RunFolder(folder / "judged" / f"{name}-s202")
+        run.write_provenance(run.read_provenance() | {"precision": precision})
+    described = read_ladder(folder).described
+    assert described["difference"].isna().all()  # both are of the idea
+
+
+def test_runs_of_a_planned_study_are_not_judged_before_their_plan_does(whole):
+    runs = sorted((whole / "judged").glob("*-s20[0-3]"))
+    told = report(read_records(runs))
+    assert "judged by its plan once all are there" in told.replace("\n", " ")
+    assert "better" not in told
 
 
 def test_what_is_not_in_the_plan_is_exploratory_and_enters_nothing(whole, tmp_path):

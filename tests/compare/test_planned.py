@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from detrnb.compare import Control, Family, PlannedEntry, StudyPlan
+from detrnb.compare import Control, Family, PlannedEntry, StudyPlan, judging_files
 
 
 def plan(**changed):
@@ -29,6 +29,23 @@ def test_plan_is_read_back_and_its_hash_covers_everything(tmp_path):
     assert again == mine and again.hash == mine.hash and len(mine.hash) == 16
     others = [plan(), plan(delta=0.01), plan(cut=["deformable, for want of hours"])]
     assert len({mine.hash, *(other.hash for other in others)}) == 4
+
+
+def test_a_field_that_comes_later_leaves_a_plans_hash_as_it_was(tmp_path):
+    class Later(StudyPlan):
+        note: str = "nothing"
+
+    mine = plan(frozen="2026-11-28T00:00:00+00:00")
+    mine.write(tmp_path / "plan.json")
+    assert Later.read(tmp_path / "plan.json").hash == mine.hash
+
+
+def test_what_judges_is_known_by_its_hash():
+    files = judging_files()
+    assert {"compare/ruling.py", "compare/deciding.py"} < files.keys()
+    assert plan(judged_by=files).judged_otherwise == []
+    changed = files | {"compare/ruling.py": "another", "compare/gone.py": "1"}
+    assert plan(judged_by=changed).judged_otherwise == ["compare/gone.py", "compare/ruling.py"]
 
 
 def test_runs_come_replicate_by_replicate_with_their_settings():

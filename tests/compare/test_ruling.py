@@ -1,5 +1,7 @@
 """The rule: golden p values, each verdict by hand, and simulated studies that it must judge."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -74,6 +76,15 @@ def test_a_family_adjusts_for_what_it_judges_and_for_nothing_else():
     # So does the number of pairs that would tell, by the strictest comparison.
     assert third["close"].needed == pairs_needed(third["close"].spread, DELTA, 3)
     assert third["close"].needed > pairs_needed(third["close"].spread, DELTA)
+
+
+def test_pairs_that_would_tell_are_more_than_those_that_could_not():
+    some = rule(0.01 + 0.03 * SPREAD)
+    assert some.would == f"about {some.needed} pairs would" and some.needed > some.pairs
+    chance = replace(some, pairs=some.needed)  # one of the studies that POWER leaves
+    assert chance.would == "most studies of as many pairs would"
+    assert str(chance).endswith("; most studies of as many pairs would")
+    assert rule(0.05 + 0.01 * SPREAD).would == ""
 
 
 def test_an_entry_that_diverged_is_unstable_and_makes_others_no_easier():

@@ -1,5 +1,6 @@
 """The stages of the second study: what it keeps, what it says, what it refuses."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from detrnb.compare import Trials
 from detrnb.compare.records import read_record
 from detrnb.study import Study, engine, state_of, status
 from detrnb.training import code_of
+
+TIME_STEPS = Study.time_steps  # which `quick` replaces
 
 
 def test_study_tries_rates_settles_a_plan_and_trains_what_it_says(quick, capsys):
@@ -139,6 +142,57 @@ def test_code_that_is_not_the_plans_trains_nothing(quick, capsys):
     assert main(["study", "--preset", "smoke"]) == 1
     assert "model/detr.py differ; train from a clone" in capsys.readouterr().err
     assert not trained
+
+
+def test_a_plan_that_is_not_committed_trains_nothing(quick, capsys):
+    trained, _ = quick
+    write_plan()
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert main(["study", "--preset", "smoke"]) == 1
+    assert "plan.json is not committed as it is; commit it" in capsys.readouterr().err
+    assert not trained
+    subprocess.run([*git, "add", "data"], check=True)
+    subprocess.run([*git, "commit", "-qm", "plan"], check=True)
+    assert main(["study", "--preset", "smoke"]) == 0
+    assert trained
+
+
+def test_rates_that_were_tried_with_other_code_settle_no_plan(quick, capsys):
+    assert main(["study", "--preset", "smoke"]) == 0
+    kept = Study("smoke").trial(Study("smoke").plan.entry("detr"), 1.0, 101).kept
+    about = kept.read_provenance()
+    kept.write_provenance(about | {"code": about["code"] | {"model/detr.py": "another"}})
+    assert main(["study", "--preset", "smoke", "--plan"]) == 1
+    assert "trained by other code than what is here (model/detr.py)" in capsys.readouterr().err
+    assert not Study("smoke").is_settled
+
+
+def test_steps_are_timed_after_the_data_are_made_another_entry_first_each_time(quick, monkeypatch):
+    study = write_plan()
+    for job in study.judged_jobs.values():
+        write_ended(job, 0.3)
+    study.collect()
+    done = []
+
+    def in_process(home, compute, config, *rest):
+        done.append((int(home.name), compute.__name__, config.train.seed, config.model.variant))
+        return 0.1
+
+    monkeypatch.setattr(engine, "in_process", in_process)
+    TIME_STEPS(study)
+    assert done == [
+        (200, "make_data", 200, "detr"),
+        (200, "seconds_per_step", 200, "detr"),
+        (200, "seconds_per_step", 200, "adaptive_res"),
+        (200, "seconds_per_step", 1200, "detr"),
+        (201, "make_data", 201, "detr"),
+        (201, "seconds_per_step", 201, "adaptive_res"),
+        (201, "seconds_per_step", 1201, "detr"),
+        (201, "seconds_per_step", 201, "detr"),
+    ]
+    TIME_STEPS(study)
+    assert len(done) == 8  # once
 
 
 def test_kept_run_of_another_config_is_refused(quick):

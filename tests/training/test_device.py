@@ -54,3 +54,12 @@ def test_peak_memory_is_the_processs_own_not_that_of_the_larger_one_that_started
         check=True,
     )
     assert 50 < float(done.stdout) < 1200
+
+
+def test_peak_memory_begins_anew_so_that_making_features_is_not_of_the_training():
+    cpu = torch.device("cpu")
+    large = torch.ones(100_000_000)  # 400 MB
+    with_it = device.peak_memory_mb(cpu)
+    del large
+    device.begin_peak_memory(cpu)
+    assert device.peak_memory_mb(cpu) < with_it - 300
