@@ -6,7 +6,7 @@ import click
 @click.command()
 @click.option("--preset", default="toy", show_default=True, help="of the config; smoke tries it")
 @click.option("--only", multiple=True, metavar="ENTRY", help="see to this one; may be repeated")
-@click.option("--half", is_flag=True, help="trials of half the length")
+@click.option("--full", is_flag=True, help="trials as long as judged runs, not half of it")
 @click.option("--plan", "settle", is_flag=True, help="settle the plan, from finished trials")
 @click.option("--status", is_flag=True, help="what is there, what is missing, how long it takes")
 @click.option("--simulate", is_flag=True, help="how often each verdict would come")
@@ -28,7 +28,7 @@ import click
 def study(
     preset: str,
     only: tuple[str, ...],
-    half: bool,
+    full: bool,
     settle: bool,
     status: bool,
     simulate: bool,
@@ -61,7 +61,7 @@ def study(
         raise click.UsageError("--dry-run, --time, --partition and --gpus are of --on slurm")
     from detrnb.study import Slurm, Study, simulation, state_of
 
-    it = Study(preset, half=half, only=only)
+    it = Study(preset, full=full, only=only)
     if simulate:
         click.echo(simulation(it, spread))
         return 0
@@ -73,6 +73,7 @@ def study(
         click.echo(state_of(it))
         return 0
     if listed:
+        it.check()
         click.echo("\n".join(job.line() for job in it.left()))
         return 0
     if on == "slurm":
@@ -85,7 +86,8 @@ def study(
         return 0
     failed = it.run(jobs)
     if failed:
-        click.echo(f"ended otherwise: {', '.join(failed)}; the same command tries them again")
+        told = "; ".join(f"{name} ({why})" for name, why in failed.items())
+        click.echo(f"ended otherwise: {told}; the same command tries them again")
         return 1
     click.echo(state_of(it))
     return 0

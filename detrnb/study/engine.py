@@ -11,7 +11,9 @@ runs the last epoch's result on test2017. A replicate's runs train in `runs/<nam
 where images, features and weights go once all its runs are kept.
 """
 
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import product
@@ -43,7 +45,7 @@ class Study:
 
     Args:
         preset: of all runs.
-        half: whether trials are half as long; of a settled plan it says so itself.
+        full: whether trials are as long as judged runs; a settled plan says so itself.
         only: labels of entries to see to; all where there are none.
 
     Raises:
@@ -51,9 +53,9 @@ class Study:
     """
 
     def __init__(
-        self, preset: str = "toy", *, half: bool = False, only: Sequence[str] = ()
+        self, preset: str = "toy", *, full: bool = False, only: Sequence[str] = ()
     ) -> None:
-        draft = second_study(preset, half=half)
+        draft = second_study(preset, full=full)
         self.folder = project_root() / "data" / "study" / draft.name
         self.plan_path = self.folder / "plan.json"
         self.plan = StudyPlan.read(self.plan_path) if self.plan_path.exists() else draft
@@ -123,12 +125,36 @@ class Study:
         jobs = [j for e in self.plan.tuned if e.label in self.only for j in self.trials_left(e)]
         return sorted(jobs, key=lambda job: int(job.home.name))
 
-    def collect(self) -> int:
-        """Keep what has ended where it trains; gives how many."""
-        ended = [job for job in self.left() if job.is_trained]
-        for job in ended:
-            self.keep(job)
-        return len(ended)
+    def collect(self) -> None:
+        """Keep what has ended where it trains; what a study that trains here does itself."""
+        with suppress(BlockingIOError), self._alone():
+            self._collect()
+
+    def _collect(self) -> None:
+        for job in self.left():
+            if job.is_trained:
+                try:
+                    self.keep(job)
+                except ValueError as error:  # others are kept all the same
+                    print(f"not kept: {error}", flush=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process keep, clear or train runs of the study here meanwhile.
+
+        Raises:
+            BlockingIOError: one does. The system frees the lock when its process ends.
+        """
+        path = project_root() / "runs" / self.plan.name / "study.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError as error:  # a file system without locks
+                print(f"warning: {path} cannot be locked ({error}): start no second study here")
+            yield
 
     def keep(self, job: Job) -> None:
         """Keep one that has ended, and clear its replicate's data once nothing else needs them.
@@ -161,12 +187,16 @@ class Study:
             return
         raise ValueError(f"{job.run.path} {what}: delete it, and it is trained anew")
 
-    def check_plan(self) -> None:
-        """See that the plan is committed, and the code is its code.
+    def check(self) -> None:
+        """See that the plan is committed, and the code is its code; before there is one, that of
+        the trials which are there.
 
         Raises:
             ValueError: it is not.
         """
+        if not self.is_settled:
+            self._check_trials(_code(self.plan, {entry.label for entry in self.plan.tuned}))
+            return
         if is_uncommitted(self.plan_path):
             raise ValueError(
                 f"{self.plan_path} is not committed as it is; commit it before the judged runs, so"
@@ -219,30 +249,46 @@ class Study:
             for factor, replicate in product(self.reached(entry), self.plan.trials.replicates):
                 kept = self.trial(entry, factor, replicate).kept
                 for trained in trained_by(kept.read_provenance()):
-                    if other := _differing(trained or {}, code):
+                    other = ["not known"] if trained is None else _differing(trained, code)
+                    if other:
                         raise ValueError(
                             f"{kept.path} was trained by other code than what is here"
                             f" ({', '.join(other)}): delete it, and it is trained anew"
                         )
 
-    def run(self, workers: int = 1) -> list[str]:
-        """Train what is missing, here; gives the names of runs that ended otherwise."""
-        if self.is_settled:
-            self.check_plan()
-        self.collect()
-        while jobs := self.left():
-            print(f"{self.plan.name}: {len(jobs)} runs to train", flush=True)
-            if failed := run_here(jobs, workers, self.keep):
-                return failed
-        if self.is_settled and self.only >= {entry.label for entry in self.plan.entries}:
+    def run(self, workers: int = 1) -> dict[str, str]:
+        """Train what is missing, here; gives by name why runs ended otherwise.
+
+        Raises:
+            ValueError: as for `check`; another process trains the study here.
+        """
+        self.check()
+        failed: dict[str, str] = {}
+        try:
+            with self._alone():
+                self._collect()
+                while jobs := [job for job in self.left() if job.name not in failed]:
+                    print(f"{self.plan.name}: {len(jobs)} runs to train", flush=True)
+                    failed |= run_here(jobs, workers, self.keep)
+        except BlockingIOError:
+            raise ValueError(
+                f"another `detrnb study` trains {self.plan.name} here: wait for it, or end it"
+            ) from None
+        everything = self.only >= {entry.label for entry in self.plan.entries}
+        if self.is_settled and everything and not failed:
             self.time_steps()
-        return []
+        return failed
 
     def submit(self, slurm: Slurm) -> str:
-        """Hand what is missing to a cluster; gives the array job's number."""
-        if self.is_settled:
-            self.check_plan()
+        """Hand what is missing to a cluster; gives the array job's number.
+
+        Raises:
+            ValueError: as for `check` and `Slurm.submit`; nothing is missing.
+        """
+        self.check()
         self.collect()
+        if not self.left():
+            raise ValueError(f"nothing of {self.plan.name} is left to train")
         return slurm.submit(self.left(), self._slurm_folder)
 
     def script(self, slurm: Slurm) -> str:
@@ -255,6 +301,13 @@ class Study:
     @property
     def _slurm_folder(self) -> Path:
         return project_root() / "runs" / self.plan.name / "slurm"
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the steps of all entries are timed."""
+        first = range(self.plan.first, self.plan.first + FEW)
+        jobs = [job for replicate in first for job in self._of(replicate) if not job.has_failed]
+        return all(job.kept.timing_path.exists() for job in jobs)
 
     def time_steps(self) -> None:
         """Keep how long a step of each entry takes, entry after entry, in a few replicates.
@@ -285,7 +338,7 @@ def _code(plan: StudyPlan, only: set[str]) -> dict[str, str]:
     code: dict[str, str] = {}
     for entry in plan.entries:
         if entry.label in only:
-            code |= code_of(plan.config(entry.label, plan.first))
+            code |= code_of(plan.config(entry.label, plan.first, factor=1.0))
     return code
 
 

@@ -15,12 +15,13 @@ PUBLISHED = (
 JOINED = ("adaptive_res", POSITION, "svd_split", "group")
 
 
-def second_study(preset: str = "toy", *, half: bool = False) -> StudyPlan:
+def second_study(preset: str = "toy", *, full: bool = False) -> StudyPlan:
     """The second study as it stands before its trials.
 
     Args:
         preset: of all runs; `smoke` tries the way.
-        half: trials of half the length.
+        full: trials as long as judged runs. Of `detr` and `conditional` both are kept: the rate
+            that trials of half the length choose is the best at full length too.
     """
     epochs = Config.preset(preset).train.epochs
     budgets = {_budget(round(epochs * share)): round(epochs * share) for share in BUDGETS}
@@ -62,7 +63,7 @@ def second_study(preset: str = "toy", *, half: bool = False) -> StudyPlan:
             *(Pair(entry=name, baseline=BASELINE) for name in (shorter, longest)),
         ),
         beside={_join(name): name for name in JOINED},
-        trials=Trials(epochs=max(1, epochs // 2) if half else None),
+        trials=Trials(epochs=None if full else max(1, epochs // 2)),
     )
 
 

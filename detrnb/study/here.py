@@ -23,7 +23,7 @@ from detrnb.training import duration, make_data
 GRACE = 10  # seconds that a child takes to end in order
 
 
-def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> list[str]:
+def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> dict[str, str]:
     """Train jobs, each in a process of its own, so that the peak of memory it reports is its own.
 
     Several share out the processor's threads and take GPUs in turn. Data and features of a
@@ -31,12 +31,14 @@ def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> 
 
     Args:
         workers: jobs at a time.
-        done: called after each that ended as it should, or diverged; never twice at a time.
+        done: called after each that ended as it should, or diverged; never twice at a time. What it
+            refuses with a ValueError ended otherwise.
 
     Returns:
-        The names of those that ended otherwise; what they said stands above, or in their file.
+        By name, why those did that ended otherwise; what they said stands above, or in their file.
     """
-    machine, failed, begin = _Machine(workers), [], time.monotonic()
+    machine, begin = _Machine(workers), time.monotonic()
+    failed: dict[str, str] = {}
     lock = Lock()
 
     def say(text: str) -> None:
@@ -50,10 +52,13 @@ def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> 
             say(f"{job.name} begins")
             code = _process(job, environment, alone=workers == 1)
         with lock:
-            if job.is_trained:
-                done(job)
-            else:
-                failed.append(f"{job.name} (exit code {code})")
+            try:
+                if job.is_trained:
+                    done(job)
+                else:
+                    failed[job.name] = f"exit code {code}"
+            except ValueError as error:
+                failed[job.name] = str(error)
 
     with ThreadPoolExecutor(workers) as pool:
         tasks = {pool.submit(one, job): job for job in jobs}

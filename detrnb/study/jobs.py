@@ -108,16 +108,25 @@ class Job:
 
         Args:
             study: for its provenance: the plan's hash, entry and replicate.
+
+        Raises:
+            ValueError: it is not there.
         """
         source, kept = self.run, self.kept
+        if not source.config_path.exists():
+            raise ValueError(f"{source.path} is not there: nothing to keep of it")
         kept.path.mkdir(parents=True, exist_ok=True)
-        for path in (source.config_path, source.log_path, source.history_path):
-            if path.exists():
-                copy_whole(path, kept.path / path.name)  # another study may be reading
+        _copy(kept, source.config_path, source.history_path)
         kept.write_provenance(source.read_provenance() | {"study": study})
-        for path in (source.test_path, source.failed_path):
-            if path.exists():
-                copy_whole(path, kept.path / path.name)
+        # Of a trial it is the log that marks it as ended.
+        _copy(kept, source.log_path, source.test_path, source.failed_path)
+
+
+def _copy(folder: RunFolder, *paths: Path) -> None:
+    """Those that are there."""
+    for path in paths:
+        if path.exists():
+            copy_whole(path, folder.path / path.name)  # another study may be reading
 
 
 def home_of(study: str, replicate: int) -> Path:

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from detrnb.compare import FEWEST_SEEDS, STUDIES, aa_splits, simulated
-from detrnb.runs import trained_by
+from detrnb.runs import RunFolder, trained_by
 from detrnb.study.engine import Study
 from detrnb.study.jobs import Job
 from detrnb.study.rates import chosen, further
@@ -52,6 +52,11 @@ def _trials(study: Study) -> list[str]:
         lines.append(f"  {entry.label}: {state}; rates tried, times the preset's: {tried}")
         lines += [f"    {_begun(job)}" for job in left if job.run.config_path.exists()]
     lines += _lost_by_half(study.plan.preset)
+    spent = [
+        RunFolder(path).read_provenance().get("wall_time_s", 0.0)
+        for path in (study.folder / "trials").glob("*/")
+    ]
+    lines += [f"{duration(sum(spent))} of trials so far"] * bool(spent)
     if not any(study.trials_left(entry) for entry in study.plan.tuned):
         lines.append("all are there: `detrnb study --plan` settles the plan, to be committed")
     return lines
@@ -59,7 +64,7 @@ def _trials(study: Study) -> list[str]:
 
 def _lost_by_half(preset: str) -> list[str]:
     """What the rates that half-length trials choose lose at full length, where both are there."""
-    half, full = Study(preset, half=True), Study(preset)
+    half, full = Study(preset), Study(preset, full=True)
     lines = []
     for entry in half.plan.tuned:
         short, long = half.reached(entry), full.reached(entry)
@@ -95,10 +100,12 @@ def _judged(study: Study) -> list[str]:
         lines.append(
             f"  {entry.label}: {len(there)} of {len(wanted)}"
             + f", {diverged} diverged" * bool(diverged)
-            + (f"; {duration(each)} each" if there else "")
+            + (f"; {duration(each)} each" if np.isfinite(each) and there else "")
             + (f"; missing: {', '.join(missing)}" if missing else "")
         )
     lines += [f"  {_begun(job)}" for job in begun]
+    if kept:
+        lines.append(f"{duration(np.nansum([*seconds.values()]))} of training so far")
     if len(kept) < len(jobs):
         lines.append(
             f"about {duration(total)} left, one run at a time"
@@ -107,7 +114,9 @@ def _judged(study: Study) -> list[str]:
         )
     lines += _code(study, kept)
     if len(kept) == len(jobs):
-        lines.append("all are there; verdicts: compare.ladder_of, notebook 07")
+        lines.append("all are there; verdicts: compare.read_ladder, notebook 07")
+        if not study.is_timed:
+            lines.append("steps are not timed yet: `detrnb study`, with nothing beside it")
     return lines
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from detrnb.datasets import CocoDataset, fingerprint
@@ -132,6 +133,8 @@ def origin(
         "code": code_of(config),
         "device": device_name(accelerator.device),
         "precision": accelerator.mixed_precision,
+        "threads": torch.get_num_threads(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "image_files": files,
     }
     before = folder.read_provenance()
@@ -197,7 +200,10 @@ def _going_on(config: Config, folder: RunFolder, before: Mapping, now: Mapping) 
     def last(key: str) -> object:
         return next((part[key] for part in reversed(parts) if key in part), None)
 
-    keys = ("started", "git_commit", "git_dirty", "versions", "device", "precision")
+    keys = (
+        *("started", "git_commit", "git_dirty", "precision"),
+        *("versions", "device", "threads", "instruction_set"),
+    )
     entry = {key: now[key] for key in keys}
     code, files = trained_by(before)[-1], last("image_files")
     said = []
@@ -207,6 +213,13 @@ def _going_on(config: Config, folder: RunFolder, before: Mapping, now: Mapping) 
         said.append(changed + _listed(code_differences(code or now["code"], now["code"])))
     if last("precision") != now["precision"]:
         said.append(f"its precision was {last('precision')} and is {now['precision']} now")
+    rounding = ["device", *["threads", "instruction_set"] * (now["device"] == "cpu")]
+    was = {key: last(key) for key in rounding} | (last("versions") or {})
+    said += [
+        f"its {what} was {was[what]} and is {value} now, which rounds otherwise"
+        for what, value in ({key: now[key] for key in rounding} | now["versions"]).items()
+        if was.get(what) not in (None, value)
+    ]
     if files != now["image_files"]:
         entry["image_files"] = now["image_files"]
         if files is not None:

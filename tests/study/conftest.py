@@ -10,17 +10,21 @@ from detrnb.study import Study, engine
 def quick(tmp_path, monkeypatch):
     """A project whose runs take no time; gives the names of those trained, and what they reach."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine, "second_study", lambda preset, half=False: small_plan())
+    monkeypatch.setattr(engine, "second_study", lambda preset, full=False: small_plan())
     monkeypatch.setattr(Study, "time_steps", lambda self: None)
     trained, reach = [], {}
 
     def run_here(jobs, workers, done):
+        failed = {}
         for job in jobs:
-            assert not job.is_trained
-            trained.append(job.name)
-            write_ended(job, reach.get(job.name, 0.3))
-            done(job)
-        return []
+            if not job.is_trained:
+                trained.append(job.name)
+                write_ended(job, reach.get(job.name, 0.3))
+            try:
+                done(job)
+            except ValueError as error:
+                failed[job.name] = str(error)
+        return failed
 
     monkeypatch.setattr(engine, "run_here", run_here)
     return trained, reach

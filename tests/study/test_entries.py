@@ -35,7 +35,7 @@ def test_entries_replicates_families_and_controls_are_the_designs():
     }
     assert (plan.delta, plan.level, plan.first) == (0.02, 0.05, 200)
     assert plan.trials.replicates == (100, 101) and plan.trials.factors == (0.5, 1.0, 2.0)
-    assert second_study(half=True).trials.epochs == 3
+    assert second_study().trials.epochs == 3 and second_study(full=True).trials.epochs is None
 
 
 def test_entries_of_a_replicate_share_all_but_their_change_rate_and_length():

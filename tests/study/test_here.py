@@ -22,9 +22,26 @@ def test_runs_at_a_time_say_a_line_at_a_time(monkeypatch):
     monkeypatch.setattr(here._Machine, "prepare", lambda self, job: None)
     monkeypatch.setattr(sys, "stdout", said := _Slow())
     jobs = [SimpleNamespace(name=f"run-{number}", is_trained=True) for number in range(6)]
-    assert here.run_here(jobs, 3, lambda job: None) == []
+    assert here.run_here(jobs, 3, lambda job: None) == {}
     lines = said.getvalue().splitlines()
     assert sorted(line for line in lines if line.endswith("begins")) == [
         f"{job.name} begins" for job in jobs
     ]
     assert sum(" of 6 ended" in line for line in lines) == 6 and len(lines) == 12
+
+
+def test_a_run_that_is_refused_or_ends_otherwise_stops_no_other(monkeypatch):
+    monkeypatch.setattr(here, "_process", lambda job, environment, alone: 3)
+    monkeypatch.setattr(here._Machine, "prepare", lambda self, job: None)
+    jobs = [SimpleNamespace(name=name, is_trained=name != "cut") for name in ("cut", "odd", "well")]
+    kept = []
+
+    def done(job):
+        if job.name == "odd":
+            raise ValueError("was trained by other code")
+        kept.append(job.name)
+
+    for workers in (1, 2):
+        failed = here.run_here(jobs, workers, done)
+        assert failed == {"cut": "exit code 3", "odd": "was trained by other code"}
+    assert kept == ["well"] * 2

@@ -1,5 +1,7 @@
 """The stages of the second study: what it keeps, what it says, what it refuses."""
 
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from small_study import settled, small_plan, write_ended, write_plan
 from detrnb.commands import main
 from detrnb.compare import Trials
 from detrnb.compare.records import read_record
-from detrnb.study import Study, engine, state_of, status
+from detrnb.runs import copy_whole
+from detrnb.study import Study, engine, jobs, state_of, status
 from detrnb.training import code_of
 
 TIME_STEPS = Study.time_steps  # which `quick` replaces
@@ -67,15 +70,15 @@ def test_study_tries_rates_settles_a_plan_and_trains_what_it_says(quick, capsys)
 def test_what_half_length_trials_lose_is_said(quick, monkeypatch, capsys):
     _, reach = quick
 
-    def draft(preset, half=False):
-        return small_plan().model_copy(update={"trials": Trials(epochs=1 if half else None)})
+    def draft(preset, full=False):
+        return small_plan().model_copy(update={"trials": Trials(epochs=None if full else 1)})
 
     monkeypatch.setattr(engine, "second_study", draft)
     reach |= {f"detr-x1-e1-s{s}": 0.4 for s in (100, 101)}
     reach |= {f"detr-x1-s{s}": 0.45 for s in (100, 101)}
     reach |= {f"detr-x2-s{s}": 0.456 for s in (100, 101)}
-    for half in ([], ["--half"]):
-        assert main(["study", "--preset", "smoke", "--only", "detr", *half]) == 0
+    for length in ([], ["--full"]):
+        assert main(["study", "--preset", "smoke", "--only", "detr", *length]) == 0
     told = capsys.readouterr().out
     assert "detr: half-length trials choose 1; lost by it at full length: 0.006 AP" in told
 
@@ -126,12 +129,59 @@ def test_status_says_what_is_missing_begun_and_how_long(quick):
         ({"code": None}, "code that is not known"),
     ],
 )
-def test_runs_of_another_code_or_before_the_plan_are_refused(quick, provenance, why):
-    study = write_plan()
+def test_runs_of_another_code_or_before_the_plan_are_refused_and_stop_no_other(
+    quick, provenance, why, capsys
+):
+    study, (trained, _) = write_plan(), quick
     job = study.judged("detr", 200)
     write_ended(job, 0.3, **provenance)
-    with pytest.raises(ValueError, match=f"{why}.*delete it, and it is trained anew"):
-        study.collect()
+    assert main(["study", "--preset", "smoke", "--status"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(f"not kept: .*{why}.*delete it, and it is trained anew", told)
+    assert "0 of 6 runs are kept" in told and not job.is_kept
+    assert main(["study", "--preset", "smoke"]) == 1
+    assert re.search(f"ended otherwise: detr-s200 .*{why}", capsys.readouterr().out)
+    assert len(trained) == 5 and not job.is_kept
+
+
+def test_two_studies_in_one_place_are_refused_and_a_look_beside_one_keeps_nothing(quick, capsys):
+    trained, _ = quick
+    study = write_plan()
+    job = study.judged("detr", 200)
+    write_ended(job, 0.3)
+    with study._alone():
+        assert main(["study", "--preset", "smoke"]) == 1
+        assert "another `detrnb study` trains second-smoke here" in capsys.readouterr().err
+        assert main(["study", "--preset", "smoke", "--status"]) == 0
+        assert not job.is_kept and not trained
+    assert main(["study", "--preset", "smoke", "--status"]) == 0
+    assert job.is_kept
+
+
+def test_a_trial_counts_as_kept_only_once_all_of_it_is(quick, monkeypatch):
+    trial = Study("smoke").trial(Study("smoke").plan.entry("detr"), 1.0, 100)
+    write_ended(trial, 0.3)
+    room = []
+
+    def copy(source, target):
+        if not room:
+            raise OSError("No space left on device")
+        copy_whole(source, target)
+        room.pop()
+
+    monkeypatch.setattr(jobs, "copy_whole", copy)
+    for files in (0, 1):
+        room[:] = [None] * files
+        with pytest.raises(OSError, match="No space left"):
+            trial.keep({})
+        assert not trial.is_kept
+    room[:] = [None] * 9
+    trial.keep({})
+    assert trial.is_kept and trial.kept.read_provenance()["code"]
+    shutil.rmtree(trial.run.path)
+    with pytest.raises(ValueError, match="is not there"):
+        trial.keep({})
+    assert trial.kept.read_provenance()["code"]
 
 
 def test_code_that_is_not_the_plans_trains_nothing(quick, capsys):
@@ -222,7 +272,7 @@ def test_simulation_is_of_the_plan_before_and_after_it_is_settled(quick, monkeyp
     plan = small_plan()
     more = [e.model_copy(update={"replicates": 10}) for e in plan.entries if e.label == "detr"]
     plan = plan.model_copy(update={"entries": (*more, *plan.entries[1:])})
-    monkeypatch.setattr(engine, "second_study", lambda preset, half=False: plan)
+    monkeypatch.setattr(engine, "second_study", lambda preset, full=False: plan)
     study = write_plan()
     for replicate in range(200, 210):
         write_ended(study.judged("detr", replicate), 0.3 + 0.01 * (replicate % 3))

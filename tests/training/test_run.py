@@ -398,6 +398,23 @@ def test_run_of_0_1_goes_on_with_its_annotations_and_says_what_is_not_known(tmp_
     assert "old: trained by code that is not known" in capsys.readouterr().out
 
 
+def test_what_a_run_goes_on_with_and_rounds_otherwise_is_said(tmp_path, capsys):
+    config = _own_data(tmp_path / "own")
+    folder = _break_off(config, "moved")
+    before = folder.read_provenance()
+    versions = {name: version for name, version in before["versions"].items() if name != "pillow"}
+    other = {"threads": 96, "instruction_set": "ALTIVEC", "versions": versions | {"numpy": "0.9"}}
+    folder.write_provenance(before | other)
+    run = fit(config, name="moved")
+    said = capsys.readouterr().out
+    now = before["versions"]["numpy"]
+    assert "moved goes on, but its threads was 96 and is" in said
+    assert "its instruction_set was ALTIVEC" in said
+    assert f"its numpy was 0.9 and is {now} now, which rounds otherwise" in said
+    assert "pillow" not in said
+    assert run.provenance["resumed"][0]["threads"] == before["threads"]
+
+
 def test_generated_data_drawn_anew_are_the_same_data(capsys):
     config = tiny()
     folder = _break_off(config, "redrawn")
