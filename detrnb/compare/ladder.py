@@ -28,7 +28,7 @@ class Ladder:
         controls: by entry: `baseline`, `expected`, `found`, `holds`, `decisive`, and the difference
             with its interval; each tested by itself.
         doubt: why the controls leave everything undecided; empty where they do not.
-        failed: by entry, runs that diverged.
+        doubts: by family, that, or that its baseline is unstable.
         decided: by entry, `decision` and `reason`.
         described: by comparison: `pairs`, `difference`, `low`, `high`; judged in no family.
         exploratory: runs that the plan does not hold, by name; in none of this.
@@ -41,7 +41,7 @@ class Ladder:
     families: Mapping[str, Verdicts]
     controls: pd.DataFrame
     doubt: str
-    failed: Mapping[str, int]
+    doubts: Mapping[str, str]
     decided: pd.DataFrame
     described: pd.DataFrame
     exploratory: tuple[str, ...]
@@ -87,9 +87,11 @@ class Ladder:
             f"The control {row.Index} should be {row.expected} and is {row.found}."
             for row in failed.itertuples()
         ]
-        for name, found in self.families.items():
-            if why := _unstable(self.plan, found.baseline, self.failed):
-                said.append(f"Nothing is decided of {name}: {why}.")
+        said += [
+            f"Nothing is decided of {name}: {why}."
+            for name, why in self.doubts.items()
+            if why != self.doubt
+        ]
         said += [f"Cut: {what}" for what in self.plan.cut]
         if files := self.plan.judged_otherwise:
             said.append(f"Not as it was when the plan was settled: {', '.join(files)}.")
@@ -151,12 +153,12 @@ def ladder_of(
         if row.decisive and not row.holds
     )
     replicates = {entry.label: entry.replicates for entry in plan.entries}
-    decided = [
-        decisions(found, replicates, doubt=doubt or _unstable(plan, found.baseline, lost))
-        for found in families.values()
-    ]
+    doubts = {
+        name: doubt or _unstable(plan, found.baseline, lost) for name, found in families.items()
+    }
+    decided = [decisions(families[name], replicates, doubt=why) for name, why in doubts.items()]
     return Ladder(
-        *(plan, families, controls, doubt, lost, pd.concat(decided), _described(plan, whole)),
+        *(plan, families, controls, doubt, doubts, pd.concat(decided), _described(plan, whole)),
         tuple(r.name for r in records if not _is_planned(r, plan, planned)),
         whole,
         tuple(ours),

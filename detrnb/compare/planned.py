@@ -13,7 +13,7 @@ from detrnb.compare.deciding import RULE as DECISIONS
 from detrnb.compare.ruling import DELTA
 from detrnb.compare.ruling import RULE as VERDICTS
 from detrnb.compare.statistics import LEVEL
-from detrnb.runs import hash_of_file, write_whole
+from detrnb.runs import code_differences, hash_of_file, write_whole
 from detrnb.settings import SCENES, Config, resolve
 
 RULE = (
@@ -235,8 +235,7 @@ class StudyPlan(_Stated):
     @property
     def judged_otherwise(self) -> list[str]:
         """Files that judge and are not as they were when the plan was settled."""
-        now = judging_files()
-        return sorted(file for file, code in self.judged_by.items() if now.get(file) != code)
+        return code_differences(self.judged_by, judging_files()) if self.judged_by else []
 
     @classmethod
     def read(cls, path: Path) -> Self:

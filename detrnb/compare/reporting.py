@@ -8,7 +8,7 @@ import pandas as pd
 from detrnb.compare import layout
 from detrnb.compare.auditing import audit
 from detrnb.compare.judging import Verdicts, verdicts
-from detrnb.compare.ladder import Ladder
+from detrnb.compare.ladder import CONTROLS, Ladder
 from detrnb.compare.records import Record, entries
 from detrnb.compare.ruling import DELTA
 from detrnb.compare.table import TIMES, summary, training_seconds
@@ -139,13 +139,13 @@ def ladder_markdown(ladder: Ladder) -> str:
         against = f" against `{found.baseline}`" * (found.baseline != whole.baseline)
         rows += [(f"*{name}*{against}", *[""] * 6), *_rows(found, ladder.decided)]
     apart = ladder.controls.drop(index=ladder.table.index, errors="ignore")
-    rows += [("*controls*", *[""] * 6)] * (len(apart) > 0)
+    rows += [(f"*{CONTROLS}*", *[""] * 6)] * (len(apart) > 0)
     for row in apart.itertuples():
         values, time = whole.values[row.Index], whole.table["time"].get(row.Index)
         rows.append(
             (
                 *(f"`{row.Index}`", f"{row.pairs}", _mean(values.mean(), values.std())),
-                f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})",
+                _with_interval(row.difference, row.low, row.high),
                 *(row.found, _time(time), "as expected" if row.holds else f"not {row.expected}"),
             )
         )
@@ -162,8 +162,9 @@ def equal_time_markdown(equal: pd.DataFrame, reach: pd.DataFrame) -> str:
     head = ("entry", "time", "difference", "at equal time, 95 % interval", "epochs to reach it")
     rows = [head]
     for row in equal.join(reach.add_prefix("reach_")).itertuples():
-        there = f"{row.at_equal_time:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-        if pd.isna(row.at_equal_time):
+        if pd.notna(row.at_equal_time):
+            there = _with_interval(row.at_equal_time, row.low, row.high)
+        else:
             there = "no budget as long" if row.time > 1 else "no budget as short"
         epochs, least, most = (
             "never" if math.isinf(n) else f"{n:g}"
@@ -190,20 +191,26 @@ def _rows(found: Verdicts, decided: pd.DataFrame) -> list[tuple[str, ...]]:
     rows = []
     for row in found.table.itertuples():
         ruling = found.rulings[row.Index]
-        interval = f" ({row.low:+.3f} to {row.high:+.3f})" if pd.notna(row.p_holm) else ""
+        size = f"{row.difference:+.3f}"
+        if pd.notna(row.p_holm):
+            size = _with_interval(row.difference, row.low, row.high)
         would = f"; {ruling.would.removeprefix('about ')}" if ruling.would else ""
         rows.append(
             (
                 f"`{row.Index}`",
                 str(row.seeds),
                 _mean(row.mean, row.spread),
-                f"{row.difference:+.3f}{interval}",
+                size,
                 ruling.words + would,
                 _time(row.time),
                 decided["decision"].get(row.Index, "control"),
             )
         )
     return rows
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _time(factor: float) -> str:

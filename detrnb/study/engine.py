@@ -130,13 +130,17 @@ class Study:
         with suppress(BlockingIOError), self._alone():
             self._collect()
 
-    def _collect(self) -> None:
+    def _collect(self) -> dict[str, str]:
+        """Gives by name why runs that have ended are refused; others are kept all the same."""
+        refused = {}
         for job in self.left():
             if job.is_trained:
                 try:
                     self.keep(job)
-                except ValueError as error:  # others are kept all the same
+                except ValueError as error:
+                    refused[job.name] = str(error)
                     print(f"not kept: {error}", flush=True)
+        return refused
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -263,20 +267,19 @@ class Study:
             ValueError: as for `check`; another process trains the study here.
         """
         self.check()
-        failed: dict[str, str] = {}
+        everything = self.only >= {entry.label for entry in self.plan.entries}
         try:
             with self._alone():
-                self._collect()
+                failed = self._collect()
                 while jobs := [job for job in self.left() if job.name not in failed]:
                     print(f"{self.plan.name}: {len(jobs)} runs to train", flush=True)
                     failed |= run_here(jobs, workers, self.keep)
+                if self.is_settled and everything and not failed:
+                    self.time_steps()
         except BlockingIOError:
             raise ValueError(
                 f"another `detrnb study` trains {self.plan.name} here: wait for it, or end it"
             ) from None
-        everything = self.only >= {entry.label for entry in self.plan.entries}
-        if self.is_settled and everything and not failed:
-            self.time_steps()
         return failed
 
     def submit(self, slurm: Slurm) -> str:
@@ -287,9 +290,10 @@ class Study:
         """
         self.check()
         self.collect()
-        if not self.left():
+        jobs = self.left()
+        if not jobs:
             raise ValueError(f"nothing of {self.plan.name} is left to train")
-        return slurm.submit(self.left(), self._slurm_folder)
+        return slurm.submit(jobs, self._slurm_folder)
 
     def script(self, slurm: Slurm) -> str:
         """What `submit` would hand over: the script, and the first of its lines."""
@@ -302,12 +306,15 @@ class Study:
     def _slurm_folder(self) -> Path:
         return project_root() / "runs" / self.plan.name / "slurm"
 
+    def _untimed(self, place: int) -> list[Job]:
+        """The runs of the first, second, ... replicate where the step of one is not timed yet."""
+        jobs = [job for job in self._of(self.plan.first + place) if not job.has_failed]
+        return [] if all(job.kept.timing_path.exists() for job in jobs) else jobs
+
     @property
     def is_timed(self) -> bool:
         """Whether the steps of all entries are timed."""
-        first = range(self.plan.first, self.plan.first + FEW)
-        jobs = [job for replicate in first for job in self._of(replicate) if not job.has_failed]
-        return all(job.kept.timing_path.exists() for job in jobs)
+        return not any(self._untimed(place) for place in range(FEW))
 
     def time_steps(self) -> None:
         """Keep how long a step of each entry takes, entry after entry, in a few replicates.
@@ -315,9 +322,7 @@ class Study:
         Trainings are hours apart, and a machine's speed drifts; nothing else should run meanwhile.
         """
         for place in range(FEW):
-            replicate = self.plan.first + place
-            jobs = [job for job in self._of(replicate) if not job.has_failed]
-            if all(job.kept.timing_path.exists() for job in jobs):
+            if not (jobs := self._untimed(place)):
                 continue
             in_process(jobs[0].home, make_data, jobs[0].config)
             turn = place * len(jobs) // FEW  # another entry first each time

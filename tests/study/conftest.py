@@ -15,16 +15,12 @@ def quick(tmp_path, monkeypatch):
     trained, reach = [], {}
 
     def run_here(jobs, workers, done):
-        failed = {}
         for job in jobs:
-            if not job.is_trained:
-                trained.append(job.name)
-                write_ended(job, reach.get(job.name, 0.3))
-            try:
-                done(job)
-            except ValueError as error:
-                failed[job.name] = str(error)
-        return failed
+            assert not job.is_trained
+            trained.append(job.name)
+            write_ended(job, reach.get(job.name, 0.3))
+            done(job)
+        return {}
 
     monkeypatch.setattr(engine, "run_here", run_here)
     return trained, reach
