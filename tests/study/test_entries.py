@@ -15,9 +15,9 @@ def test_entries_replicates_families_and_controls_are_the_designs():
     twelve |= {"svd_split", "conditional"}
     assert {label for label, n in replicates.items() if n == 12} == twelve
     assert {label for label, n in replicates.items() if n == 3} == {
-        *("no_encoder", "detr_3_epochs", "detr_12_epochs"),
+        *("detr_3_epochs", "detr_12_epochs"),
     }
-    assert sum(n == 6 for n in replicates.values()) == 13
+    assert sum(n == 6 for n in replicates.values()) == 14
     untried = {entry.label for entry in plan.entries if entry.rate_of}
     assert untried == {x for x in replicates if "+" in x or x in ("twin", "no_encoder")} | {
         *("detr_3_epochs", "detr_9_epochs", "detr_12_epochs"),
