@@ -8,7 +8,8 @@ import pandas as pd
 from detrnb.compare.deciding import decisions
 from detrnb.compare.judging import Verdicts
 from detrnb.compare.records import Record, baseline_of, entries
-from detrnb.compare.statistics import FEWEST_SEEDS, paired_test, seeds_needed
+from detrnb.compare.ruling import Ruling
+from detrnb.compare.statistics import FEWEST_SEEDS, paired_test, power, seeds_needed
 from detrnb.compare.table import by_epoch
 from detrnb.settings import Config
 
@@ -18,21 +19,10 @@ COCO_DIFFERENCE = 0.005  # 0.5 AP of 100
 
 
 class Idea(NamedTuple):
-    """One of the journal's: its title there, and what it decided, from one run of each.
-
-    `first` is what the first study said: one learning rate for all, six seeds on three fixed
-    photographs, bfloat16; a true gain of 0.02 it would have called better once in three times.
-    """
+    """One of the journal's: its title there, and what it decided, from one run of each."""
 
     title: str
     decided: str = ""
-    first: str = "no difference seen, not applied"
-
-
-WHY_NOT = (
-    "it could not tell: one learning rate for all, and six seeds on three fixed photographs, which"
-    " see a gain of 0.02 AP once in three studies or less"
-)
 
 
 IDEAS: Mapping[str, Idea] = {  # by the variant that became of it
@@ -111,6 +101,7 @@ def journal_page(
     control: str | None = None,
     coco_spread: float,
     doubt: str | None = None,
+    first: Verdicts | None = None,
 ) -> str:
     """The journal's three ideas with what it left blank, as markdown.
 
@@ -119,6 +110,7 @@ def journal_page(
         found: their verdicts; None while there are none.
         seeds, control, doubt: as for `decisions`.
         coco_spread: what to assume of `coco_plan`'s spread.
+        first: of an earlier study; what it said, and what it could have seen, is repeated.
     """
     baseline = found.baseline if found else baseline_of(entries(records))
     decided = decisions(found, seeds, control, doubt=doubt) if found else pd.DataFrame()
@@ -128,8 +120,8 @@ def journal_page(
         known = entry in decided.index
         decision, why = decided.loc[entry] if known else ("not decided", f"0 of {needed} seeds")
         before = f' The journal\'s was "{idea.decided}", from one run of each.' * bool(idea.decided)
-        if any(record.study for record in records):  # a planned study, so not the first
-            before += f" The first study's was: {idea.first}; {WHY_NOT}."
+        if first and entry in first.rulings:
+            before += f" {_before(first.rulings[entry])}"
         parts += [
             f"### {number}. {idea.title}",
             _epoch_zero_text(records, entry, baseline),
@@ -140,6 +132,18 @@ def journal_page(
         measured = found.table["difference_spread"].get(entry) if found else None
         parts.append(f"**On COCO.** {_coco_text(entry, coco_spread, measured)}")
     return "\n\n".join(parts)
+
+
+def _before(ruling: Ruling) -> str:
+    """What a study of long ago says by today's rule, and whether it could have told."""
+    said = f"The first study's, by this rule: {ruling.words}"
+    if not (ruling.pairs > 1 and ruling.spread > 0 and ruling.comparisons):
+        return f"{said}."
+    chance = power(ruling.delta, ruling.spread, ruling.pairs, ruling.comparisons)
+    return (
+        f"{said} ({ruling.mean:+.3f} AP over {ruling.pairs} pairs); a true gain of"
+        f" {ruling.delta:g} AP it would have called better in {chance:.0%} of studies."
+    )
 
 
 def _epoch_zero_text(records: Sequence[Record], entry: str, baseline: str) -> str:

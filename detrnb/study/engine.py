@@ -5,10 +5,11 @@
     detrnb study          the judged runs, then the time of a step of each entry
 
 It goes on where it was stopped. Kept, small enough to commit, is `data/study/<name>/`: `plan.json`;
-`trials/<entry>-x<factor>-s<replicate>/` and `judged/<entry>-s<replicate>/` with config, log,
-provenance (which carries the plan's hash), the variant's own parameters by epoch, and of judged
-runs the last epoch's result on test2017. A replicate's runs train in `runs/<name>/<replicate>/`,
-where images, features and weights go once all its runs are kept.
+`trials/<entry>-x<factor>-e<epochs>-s<replicate>/` (without `e` where as long as judged runs) and
+`judged/<entry>-s<replicate>/` with config, log, provenance (which carries the plan's hash), the
+variant's own parameters by epoch, and of judged runs the last epoch's result on test2017. A
+replicate's runs train in `runs/<name>/<replicate>/`, where images, features and weights go once all
+its runs are kept.
 """
 
 import fcntl
@@ -249,16 +250,25 @@ class Study:
 
     def _check_trials(self, code: dict[str, str]) -> None:
         """See that rates were tried with the code that is here."""
+        others: dict[str, set[str]] = {}
+        commits: set[str] = set()
         for entry in self.plan.tuned:
             for factor, replicate in product(self.reached(entry), self.plan.trials.replicates):
                 kept = self.trial(entry, factor, replicate).kept
-                for trained in trained_by(kept.read_provenance()):
+                about = kept.read_provenance()
+                for trained in trained_by(about):
                     other = ["not known"] if trained is None else _differing(trained, code)
                     if other:
-                        raise ValueError(
-                            f"{kept.path} was trained by other code than what is here"
-                            f" ({', '.join(other)}): delete it, and it is trained anew"
-                        )
+                        others.setdefault(kept.path.name, set()).update(other)
+                        commits.add(str(about.get("git_commit") or "not known"))
+        if others:
+            files = ", ".join(sorted(set().union(*others.values())))
+            raise ValueError(
+                f"{len(others)} trials were trained by other code than what is here ({files}):"
+                f" {', '.join(sorted(others))}; go on from a clone at their commit"
+                f" ({', '.join(sorted(commits))}), or delete them in {self.folder / 'trials'}, and"
+                " they are trained anew"
+            )
 
     def run(self, workers: int = 1) -> dict[str, str]:
         """Train what is missing, here; gives by name why runs ended otherwise.

@@ -53,8 +53,8 @@ def judge(
 
     The number of seeds is written down at the first call; until it is reached there are curves and
     no verdict, for who looks after each seed and stops when it suits finds differences that are
-    none. One extension is possible, after which each look counts half. Stopped, it goes on where it
-    was by the same call.
+    none. Fewer than FEWEST_SEEDS are described, and are no look. Beyond that one extension is
+    possible, after which each look counts half. Stopped, it goes on where it was by the same call.
 
     Where the preset's data are generated, pairs are numbered from 200 and each has scenes of its
     own, which nobody has seen while an idea was made. The baseline's runs of the kept study serve
@@ -106,8 +106,9 @@ def _settled(asked: Plan, tune: bool) -> Plan:
     if tune != bool(plan.rates):
         how = "tuned rates" if plan.rates else "the preset's rates"
         raise ValueError(
-            f"{path.stem} was begun with {how}; ask with tune={bool(plan.rates)}, or delete {path}"
-            " to begin anew with other seeds"
+            f"{path.stem} was begun with {how}, now tune={tune} is asked for: ask with"
+            f" tune={bool(plan.rates)}; or delete {path} to begin anew, and say so where you report"
+            " it, for nothing else will tell that this is a second judgement"
         )
     if asked.seeds == plan.seeds:
         return plan
@@ -121,7 +122,8 @@ def _settled(asked: Plan, tune: bool) -> Plan:
             + ("" if reached else "Reach the planned number first; then ")
             + ("" if len(plan.looks) > 1 else "one extension to more is possible")
         )
-    plan = replace(plan, looks=(*plan.looks, asked.seeds))
+    tested = tuple(look for look in plan.looks if look >= FEWEST_SEEDS)  # fewer were described
+    plan = replace(plan, looks=(*tested, asked.seeds))
     plan = replace(plan, kept=seeds_lent(plan) if plan.kept else ())
     plan.write()
     return plan
@@ -225,7 +227,8 @@ def _best_factor(plan: Plan, entry: str) -> float:
     while factors := further(reached):
         for factor in factors:
             print(f"{entry}: trying {factor:g} times the preset's rate", flush=True)
-            reached[factor] = float(np.mean([_trial(plan, entry, factor, s) for s in TRIALS]))
+            found = [_trial(plan, entry, factor, seed) for seed in TRIALS.replicates]
+            reached[factor] = float(np.mean(found))
     return chosen(reached)
 
 

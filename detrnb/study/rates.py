@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-FACTORS = (0.5, 1.0, 2.0)  # of the preset's learning rate, tried first
-TRIALS = (100, 101)  # numbers of these trials, which are judged nowhere
+from detrnb.compare import Trials
+
+TRIALS = Trials()  # as a study has them unless its plan says otherwise
 FURTHEST = 64.0  # times the preset's, or its part
 
 
-def further(reached: Mapping[float, float], factors: Sequence[float] = FACTORS) -> list[float]:
+def further(
+    reached: Mapping[float, float], factors: Sequence[float] = TRIALS.factors
+) -> list[float]:
     """The factors to try next; none where the best lies between two others.
 
     Args:

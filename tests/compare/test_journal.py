@@ -6,6 +6,7 @@ from runs_on_disk import STUDY, write_run
 
 from detrnb.compare import coco_plan, epoch_zero, journal_page, read_records, seeds_needed, verdicts
 from detrnb.compare.journal import IDEAS
+from detrnb.compare.statistics import power
 from detrnb.runs.log import read_log
 
 NEVER = {"seeds": 6, "coco_spread": 0.003}
@@ -102,3 +103,17 @@ def test_page_with_one_seed_shows_no_spread(tmp_path):
     first = page.split("### ")[1]
     assert "one seed:" in first and "1 of 6 seeds." in first and "nan" not in page
     assert "±" not in first
+
+
+def test_page_repeats_what_an_earlier_study_says_and_what_it_could_have_seen(tmp_path):
+    before, now = tmp_path / "before", tmp_path / "now"
+    first = verdicts(study(before, {"adaptive_res": 0.0, "svd_split": 0.001}))
+    records = study(now, {"adaptive_res": 0.03, "svd_split": 0.0, "efficient_attention": 0.0})
+    page = journal_page(records, verdicts(records), first=first, **NEVER)
+    for entry in ("adaptive_res", "svd_split"):
+        found = first.rulings[entry]
+        chance = power(0.02, found.spread, 6, comparisons=2)
+        assert f"by this rule: {found.words} ({found.mean:+.3f} AP over 6 pairs)" in page
+        assert f"a true gain of 0.02 AP it would have called better in {chance:.0%}" in page
+    assert page.count("The first study's") == 2
+    assert "The first study's" not in journal_page(records, verdicts(records), **NEVER)

@@ -123,6 +123,14 @@ def test_one_extension_is_possible_and_then_each_look_counts_half(trained):
         judge("adaptive_res", seeds=5, preset="smoke")
 
 
+def test_a_look_at_pairs_too_few_for_a_verdict_costs_none(trained):
+    few = judge("adaptive_res", seeds=1, preset="smoke")
+    assert few.ruling.verdict == "described"
+    found = judge("adaptive_res", seeds=5, preset="smoke")
+    assert found.plan.looks == (5,) and found.found.level == 0.05
+    assert judge("adaptive_res", seeds=7, preset="smoke").plan.looks == (5, 7)
+
+
 def test_a_run_that_diverges_leaves_its_variant_unstable(trained, monkeypatch, capsys):
     train = judging._train
 
@@ -297,7 +305,7 @@ def test_rates_are_tuned_for_both_alike_outwards_from_an_edge(trained, monkeypat
     monkeypatch.setattr(judging, "fit", trial)
     found = judge("adaptive_res", seeds=1, preset="smoke", tune=True)
     assert dict(found.plan.rates) == best
-    assert {seed for *_, seed in tried} == set(judging.TRIALS)
+    assert {seed for *_, seed in tried} == set(judging.TRIALS.replicates)
     assert {f for e, f, _ in tried if e == "detr"} == {0.5, 1.0, 2.0}
     assert {f for e, f, _ in tried if e == "adaptive_res"} == {0.5, 1.0, 2.0, 4.0, 8.0}
     assert [lr for *_, lr in trained] == [rate, 4 * rate]

@@ -210,11 +210,15 @@ def test_a_plan_that_is_not_committed_trains_nothing(quick, capsys):
 
 def test_rates_that_were_tried_with_other_code_settle_no_plan(quick, capsys):
     assert main(["study", "--preset", "smoke"]) == 0
-    kept = Study("smoke").trial(Study("smoke").plan.entry("detr"), 1.0, 101).kept
-    about = kept.read_provenance()
-    kept.write_provenance(about | {"code": about["code"] | {"model/detr.py": "another"}})
+    study = Study("smoke")
+    for label, file in (("detr", "model/detr.py"), ("adaptive_res", "variants/adaptive_res.py")):
+        kept = study.trial(study.plan.entry(label), 1.0, 101).kept
+        about = kept.read_provenance() | {"git_commit": f"commit of {label}"}
+        kept.write_provenance(about | {"code": about["code"] | {file: "another"}})
     assert main(["study", "--preset", "smoke", "--plan"]) == 1
-    assert "trained by other code than what is here (model/detr.py)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "2 trials were trained by other code than what is here (model/detr.py, variants" in told
+    assert "from a clone at their commit (commit of adaptive_res, commit of detr), or" in told
     assert not Study("smoke").is_settled
 
 
