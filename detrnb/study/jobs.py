@@ -31,6 +31,7 @@ class Job:
         home: where it trains: data, features and runs of one replicate lie there.
         kept: where what a verdict needs of it goes.
         tested: whether it is evaluated on the split that nothing is tuned on; a trial is not.
+        variants: files of a user's own that it needs.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Job:
     home: Path
     kept: RunFolder
     tested: bool = True
+    variants: tuple[Path, ...] = ()
 
     @property
     def run(self) -> RunFolder:
@@ -58,6 +60,7 @@ class Job:
         ]
         words = ["train", "--preset", config.preset_name, "--variant", config.model.variant]
         words += ["--seed", str(config.train.seed), "--name", self.name]
+        words += [word for file in self.variants for word in ("--variants", str(file))]
         return [*words, *["--test"] * self.tested, *settings]
 
     def line(self, start: Sequence[str] = ("detrnb",)) -> str:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from detrnb.compare import (
 )
 from detrnb.datasets import has_split, open_split, resolved
 from detrnb.runs import RunFolder, is_over, project_root, write_whole
-from detrnb.settings import BASELINE, Config, resolve
+from detrnb.settings import BASELINE, Config, own_sources, resolve
 from detrnb.study.entries import FEW
 from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement, Plan
@@ -47,7 +48,7 @@ def judge(
     preset: str = "toy",
     *,
     tune: bool = False,
-    on: Literal["here", "slurm"] = "here",
+    on: Literal["here", "slurm"] | Slurm = "here",
 ) -> Judgement:
     """Judge a variant: train what is missing on both sides, then say whether it helps.
 
@@ -67,12 +68,14 @@ def judge(
         seeds: pairs of runs.
         preset: of both.
         tune: try learning rates for both alike first, on seeds that are not judged.
-        on: `slurm` hands the runs that are missing to a cluster and does not wait for them; called
-            again it judges, or submits what is missing still. Rates are tried here.
+        on: `slurm`, or a `Slurm` with what is asked of it (`Slurm(time="2:00:00", gpus=1)`), hands
+            the runs that are missing to a cluster and does not wait for them, with the source of a
+            variant of your own; called again it judges, or submits what is missing still. Rates are
+            tried here.
 
     Raises:
-        ValueError: another number of seeds was settled, or a variant is unknown, or known in this
-            process only and so not to the cluster's.
+        ValueError: another number of seeds was settled, or a variant is unknown, or its source
+            cannot be kept for the cluster's processes.
     """
     for variant in (name, baseline):
         resolve(variant)
@@ -84,9 +87,10 @@ def judge(
     missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(plan, config)]
     if missing:
         print(_announcement(plan, missing), flush=True)
-    if on == "slurm":
+    if on != "here":
         if missing:
-            _submit(plan, [config for _, config in missing])
+            slurm = on if isinstance(on, Slurm) else Slurm()
+            _submit(plan, [config for _, config in missing], slurm)
         return _judged(plan)
     for number, (entry, config) in enumerate(missing, start=1):
         print(f"{entry}, seed {config.train.seed}: {number} of {len(missing)}", flush=True)
@@ -165,21 +169,37 @@ def _train(config: Config) -> None:
         keep_test(run)
 
 
-def _submit(plan: Plan, configs: Sequence[Config]) -> None:
+def _submit(plan: Plan, configs: Sequence[Config], slurm: Slurm) -> None:
     """Hand runs to a cluster."""
-    own = sorted({v.name for c in configs for v in resolve(c.model.variant) if v.is_own})
-    if own:
-        raise ValueError(
-            f"{', '.join(own)} is known in this process only, and the cluster's cannot ask a"
-            " notebook: put its class into a file, and run `detrnb train --variants FILE` there"
-        )
-    folders = {folder_of(config): config for config in configs}
-    jobs = [
-        Job(folder.path.name, config, project_root(), folder, has_split(config.data, TEST_SPLIT))
-        for folder, config in folders.items()
-    ]
-    number = Slurm(f"detrnb-{plan.path.stem}").submit(jobs, plan.path.with_suffix(".slurm"))
+    folder = plan.path.with_suffix(".slurm")
+    jobs = []
+    for config in configs:
+        run, tested = folder_of(config), has_split(config.data, TEST_SPLIT)
+        files = _written(config.model.variant, folder)
+        jobs.append(Job(run.path.name, config, project_root(), run, tested, files))
+    slurm = replace(slurm, name=slurm.name or f"detrnb-{plan.path.stem}")
+    number = slurm.submit(jobs, folder)
     print(f"array job {number} trains {len(jobs)} runs; ask again when they are there", flush=True)
+
+
+def _written(variant: str, folder: Path) -> tuple[Path, ...]:
+    """Files with the source of a user's own variants, for processes that cannot ask a notebook.
+
+    Raises:
+        ValueError: something of it cannot be kept.
+    """
+    files = []
+    for name, source in own_sources(variant).items():
+        if not source.is_whole:
+            raise ValueError(
+                f"the cluster's processes cannot train {name}, as its source is not whole:"
+                f" {'; '.join(source.missing)}; put all of it into one file, and load that here by"
+                " `load_variants`"
+            )
+        path = folder / f"{name}.py"
+        write_whole(path, lambda file, text=source.text: file.write(text.encode()))
+        files.append(path)
+    return tuple(files)
 
 
 def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:

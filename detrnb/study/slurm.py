@@ -20,14 +20,14 @@ class Slurm:
     """What is asked of the cluster for each run.
 
     Attributes:
-        name: of the array job.
+        name: of the array job; `judge` makes one where there is none.
         time: limit, as sbatch takes it; empty for the partition's.
         partition: empty for the cluster's own choice.
         gpus: of each run; several train it together under torchrun.
         cpus: of each run.
     """
 
-    name: str
+    name: str = ""
     time: str = ""
     partition: str = ""
     gpus: int = 0

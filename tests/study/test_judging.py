@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import toy_variants  # noqa: F401 - registers some of a user's own
 
-from detrnb import Config, fit, judge
+from detrnb import VARIANTS, Config, fit, judge
 from detrnb.runs.folder import RunFolder
-from detrnb.settings import PRESETS
-from detrnb.study import judging, lending
+from detrnb.settings import PRESETS, load_variants
+from detrnb.settings.source import Source
+from detrnb.study import Slurm, judging, lending
 from detrnb.training import TrainingDiverged, code_of, folder_of
 
 TINY = {
@@ -175,6 +177,29 @@ def test_runs_are_handed_to_a_cluster_and_judged_when_they_are_there(trained, mo
             judging._train(config_of(entry, number))
     assert judge("adaptive_res", seeds=5, preset="smoke", on="slurm").ruling.verdict == "better"
     assert len(submitted) == 1
+
+
+def test_a_class_of_ones_own_goes_to_the_cluster_as_a_file(trained, monkeypatch, capsys):
+    """With what is asked of the cluster; there `detrnb train` reads that file."""
+    submitted = []
+    monkeypatch.setattr(
+        judging.Slurm, "submit", lambda slurm, jobs, folder: submitted.append((slurm, jobs)) or "7"
+    )
+    on = Slurm(time="2:00:00", gpus=2)
+    judge("sigmoid", seeds=5, preset="smoke", on=on)
+    ((slurm, jobs),) = submitted
+    assert slurm == Slurm("detrnb-smoke-sigmoid-against-detr", "2:00:00", gpus=2)
+    words = {job.config.model.variant: job.words for job in jobs}
+    assert "--variants" not in words["detr"]
+    file = words["sigmoid"][words["sigmoid"].index("--variants") + 1]
+    capsys.readouterr()
+    monkeypatch.setitem(VARIANTS, "sigmoid", VARIANTS["sigmoid"])
+    load_variants([file])
+    assert capsys.readouterr().out == "variant 'sigmoid' replaced: nothing changed\n"
+
+    monkeypatch.setattr(judging, "own_sources", lambda name: {name: Source("", ("X: no text",))})
+    with pytest.raises(ValueError, match="not whole: X: no text; put all of it into one file"):
+        judge("sigmoid", seeds=5, preset="smoke", on=on)
 
 
 def test_each_pair_has_scenes_of_its_own_that_nobody_has_seen(trained):

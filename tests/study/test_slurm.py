@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_study import settled, small_plan, write_plan
+from small_study import settled, small_plan, write_ended, write_plan
 
 import detrnb
 from detrnb.commands import main
@@ -65,6 +65,27 @@ def test_dry_run_shows_the_script_and_submits_nothing(quick, monkeypatch, capsys
     assert "torch.distributed.run --standalone --nproc-per-node 2 -m detrnb train" in script
     assert main(["study", "--preset", "smoke", "--gpus", "2"]) == 2
     assert "of --on slurm" in capsys.readouterr().err
+
+
+def test_runs_that_have_ended_are_kept_and_not_listed(quick, capsys):
+    study = write_plan()
+    write_ended(study.judged("detr", 200), 0.3)
+    write_ended(study.judged("twin", 200), 0.3, code=None)
+    assert main(["study", "--preset", "smoke", "--list"]) == 0
+    shown = capsys.readouterr()
+    assert study.judged("detr", 200).is_kept
+    lines = shown.out.splitlines()
+    assert len(lines) == 5 and all(" detrnb train " in line for line in lines)
+    assert "not kept: " in shown.err  # apart from what a shell is to run
+
+
+def test_full_is_refused_once_trials_are_over(quick, capsys):
+    trained, _ = quick
+    study = write_plan()
+    assert main(["study", "--preset", "smoke", "--full"]) == 2
+    told = capsys.readouterr().err
+    assert f"--full is of trials, which are over: {study.plan_path} is settled" in told
+    assert not trained
 
 
 def test_without_slurm_the_remedy_is_said(quick, monkeypatch):
