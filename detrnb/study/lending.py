@@ -1,6 +1,6 @@
 """What the kept study lends a judgement: its baseline's runs, and how far pairs spread."""
 
-from detrnb.compare import read_ladder, verdicts
+from detrnb.compare import read_ladder
 from detrnb.runs import RunFolder, project_root, trained_by
 from detrnb.study.entries import study_name
 from detrnb.study.judgement import Plan
@@ -48,18 +48,11 @@ def _is_equal(plan: Plan, seed: int) -> bool:
 
 
 def kept_spread(preset: str) -> float | None:
-    """How far paired differences of the kept study spread, in the median over its entries.
-
-    Of the second study once all of its runs are there, before that of the first edition's, whose
-    pairs share one set of images and so spread less than pairs with scenes of their own.
+    """How far paired differences of the kept study spread, in the median over what its families
+    judge; None before all of its runs are there.
     """
-    studies = project_root().joinpath(*FOLDER)
     try:
-        table = read_ladder(studies / study_name(preset)).whole.table
-    except (ValueError, OSError):
-        try:
-            table = verdicts(sorted((studies / preset).glob("*/"))).table
-        except ValueError:
-            return None
-    spreads = table["difference_spread"].dropna()
-    return float(spreads.median()) if len(spreads) else None
+        table = read_ladder(project_root().joinpath(*FOLDER, study_name(preset))).table
+    except ValueError:
+        return None
+    return float(table["difference_spread"].median())

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import toy_variants  # noqa: F401 - registers some of a user's own
+from runs_on_disk import write_study
+from small_study import settled, small_plan
 
 from detrnb import VARIANTS, Config, fit, judge
+from detrnb.compare import read_ladder
 from detrnb.runs.folder import RunFolder
 from detrnb.settings import PRESETS, load_variants
 from detrnb.settings.source import Source
@@ -235,6 +238,19 @@ def kept(project, trained):
         run.write_test("test2017", 0, [0.3, *[-1.0] * 11], {"0": 0.3}, 1.0)
     yield folder
     shutil.rmtree(project / "data" / "study")
+
+
+def test_the_kept_study_tells_how_far_pairs_spread_once_it_is_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, plan = tmp_path / "data" / "study" / "second-smoke", settled(small_plan())
+    true = {"detr": 0.0, "adaptive_res": 0.05, "twin": 0.0}
+    write_study(folder, plan, true, leave_out=[("twin", 201)])
+    assert lending.kept_spread("smoke") is None
+    shutil.rmtree(folder)
+    write_study(folder, plan, true)
+    values = read_ladder(folder).values
+    expected = (values["adaptive_res"] - values["detr"]).std()  # the twin is in no family
+    assert lending.kept_spread("smoke") == pytest.approx(expected)
 
 
 def epoch_of(line):
