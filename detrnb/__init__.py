@@ -46,10 +46,18 @@ _DOORS = {
     "variant": "settings",
 }
 
-__all__ = [*_DOORS]
+# Rooms that users enter by their name, such as `detrnb.compare`.
+_ROOMS = (
+    *("compare", "datasets", "exchange", "look", "loss", "model", "plots", "runs", "settings"),
+    *("study", "training"),
+)
+
+__all__ = [*_DOORS, *_ROOMS]
 
 
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return importlib.import_module(f"detrnb.{name}")
     if name not in _DOORS:
         raise AttributeError(f"module 'detrnb' has no attribute {name!r}")
     return getattr(importlib.import_module(f"detrnb.{_DOORS[name]}"), name)
