@@ -81,7 +81,7 @@ class Record:
 
     @cached_property
     def log(self) -> pd.DataFrame:
-        """One row an epoch, as from `logs.log_table`."""
+        """One row an epoch, as from `runs.log_table`."""
         return log_table(self.lines)
 
     @property

@@ -246,9 +246,9 @@ class Subject:
         return open_split(self.config.data, split)
 
     def evaluate(self, split: str, limit: int | None = None) -> Evaluation:
-        """As `engine.evaluate_split`, images of different sizes one by one, so that none is padded.
+        """As `evaluate_split`, images of different sizes one by one, so that none is padded.
 
-        `parts.keep_part` takes no padding, and without it the result is nearest to `look`'s.
+        `keep_part` takes no padding, and without it the result is nearest to `look`'s.
         """
         config = self.config
         if self.config.data.toy is None:

@@ -32,7 +32,7 @@ def plot_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss, AP and AP50 by epoch for one run or several; works from the first epoch on.
 
     Args:
-        logs: Tables of ``logs.log_table`` by label. The label's first word, or the variant in a
+        logs: Tables of `runs.log_table` by label. The label's first word, or the variant in a
             run's name, gives the colour; runs of one colour differ by marker.
     """
     figure, axes = panels(1, 3, width=10.0, height=3.0)
@@ -120,7 +120,7 @@ def plot_loss_parts(log: pd.DataFrame) -> Figure:
     """The three losses after each decoder layer, training above and validation below.
 
     Args:
-        log: Table of ``logs.log_table``; the parts are weighted, as they enter the sum.
+        log: Table of `runs.log_table`; the parts are weighted, as they enter the sum.
 
     Raises:
         ValueError: The log has epochs but none of DETR's losses.

@@ -30,7 +30,7 @@ def plot_seed_curves(logs: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """Loss, AP and AP50 on the validation split by epoch: means over seeds, bands of ± one SD.
 
     Args:
-        logs: By entry, the tables of ``logs.log_table`` of its runs; the first is drawn on top. An
+        logs: By entry, the tables of `runs.log_table` of its runs; the first is drawn on top. An
             epoch that not all of them logged has the mean of those that did.
     """
     figure, axes = panels(1, 3, width=10.0, height=3.0)

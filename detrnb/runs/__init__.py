@@ -22,7 +22,6 @@ from detrnb.runs.log import (
     is_over,
     last_run,
     log_table,
-    parse_object,
     read_log,
     remarks,
 )
@@ -58,7 +57,6 @@ __all__ = [
     "located",
     "log_table",
     "naming",
-    "parse_object",
     "project_root",
     "read_foreign_log",
     "read_log",

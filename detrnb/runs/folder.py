@@ -136,7 +136,7 @@ class RunFolder:
         Args:
             split: such as ``test2017``.
             epoch: the last one trained, from 0.
-            stats: the 12 numbers named by ``logs.COCO_METRICS``.
+            stats: the 12 numbers named by `runs.COCO_METRICS`.
             per_class: class name -> AP.
             seconds: that the evaluation took.
 

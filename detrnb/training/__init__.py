@@ -3,7 +3,6 @@
 from detrnb.training.device import (
     default_device,
     device_name,
-    from_main,
     make_accelerator,
     peak_memory_mb,
     peak_memory_of,
@@ -51,7 +50,6 @@ __all__ = [
     "first_epoch",
     "fit",
     "folder_of",
-    "from_main",
     "keep_test",
     "level",
     "load_ground_truth",
