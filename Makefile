@@ -41,7 +41,7 @@ test: env  ## ruff, then every test, each notebook in smoke mode among them
 browser: env  ## in a real browser: the index page, notebook 05 by keyboard, a reload while training; SMOKE=1: two minutes
 	@$(INTERPRETER) tools/browser_check.py $(if $(filter-out 0,$(SMOKE)),--smoke)
 
-study: env  ## train every run of the study, for many hours; goes on where it stopped
+study: env  ## train the study's trials or, once plan.json is there, its judged runs, for many hours; goes on where it stopped
 	@$(INTERPRETER) -m detrnb study
 
 soak: env  ## break runs on purpose, for hours, into tests/soak/results.json; MINUTES=20 for a look

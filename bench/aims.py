@@ -70,15 +70,15 @@ AIMS = (
         row={"what": "epoch with evaluation"},
         column=TO_PEER,
         bound=0.75,
-        if_missed="Three quarters of a step's operators are matrix products and attention's"
-        " kernels (the table of toy_step), which both editions call alike: with all else gone an"
-        " epoch would just reach the aim. Evaluation is many times as fast; it was little of it."
+        if_missed="Matrix products and attention's kernels are most of a step's operators (the"
+        " table of toy_step), and both editions call them alike: more than half of all else would"
+        " have to go to reach the aim. Evaluation is many times as fast; it was little of an epoch."
         " Done since the first edition, each with logs equal to the last digit: no ReLU in place"
         " where autograd would copy what it overwrites, no mask where nothing is padded and one"
         " position embedding a batch, losses and finiteness read once a step, modules walked once"
         " an epoch, mean and deviation as buffers. The optimizer was fused before. What may be"
         " faster gives other numbers: another precision, or `train.compile`, whose losses are equal"
-        " to six digits.",
+        " but for rounding.",
     ),
     Aim(
         "coco step beside the reference's",

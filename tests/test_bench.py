@@ -78,6 +78,34 @@ def test_every_aim_is_of_something_that_is_measured(bench):
             assert f'"{part}' in text, (aim.what, part)
 
 
+def test_words_on_the_toy_epoch_hold_of_the_numbers_on_the_page(bench):
+    """They lean on two tables, and would stay when these are measured anew."""
+    (aim,) = [a for a in sys.modules["aims"].AIMS if a.claim == "toy_epoch"]
+    claims = json.loads((BENCH / "results.json").read_text())["claims"]
+    shares = {r["kind"]: r["share"] for r in claims["toy_step"]["tables"]["Where its time goes"]}
+    kernels = shares["products and convolutions"] + shares["attention's kernels"]
+    (ours,) = [row for row in claims["toy_epoch"]["tables"]["An epoch"] if "evalu" in row["what"]]
+    to_aim = aim.bound / ours["ours / its"]["median"]  # of ours
+    assert "products and attention's kernels are most of a step's operators" in aim.if_missed
+    assert kernels > 0.5
+    assert "more than half of all else would have to go" in aim.if_missed
+    assert 0 < to_aim - kernels < (1 - kernels) / 2
+
+
+def test_numbers_that_other_pages_take_from_here_are_those_of_the_results():
+    claims = json.loads((BENCH / "results.json").read_text())["claims"]
+    took = sum(claim["took_s"] for claim in claims.values()) / 60
+    guide = (BENCH.parent / "CONTRIBUTING.md").read_text()
+    said = re.search(r"`make bench` \|[^|]*some (\d+) minutes", guide)
+    assert said and abs(took - int(said[1])) < 2
+    cropped = claims["input"]["tables"]["Images apart for the same draws"][1]
+    said = re.search(
+        r"by (\d+) of 255 levels on\s+average", (BENCH.parent / "CHANGELOG.md").read_text()
+    )
+    assert cropped["images"] == "cropped"
+    assert said and int(said[1]) == round(cropped["levels apart, mean"])
+
+
 def measured(ratio: float) -> dict:
     """Results with one claim, in which an aim of 0.92 is met or missed."""
     step = {"what": "coco step", "ours, ms": 4000.0, "beside": "reference", "its ms": 5000.0}

@@ -37,9 +37,11 @@ def compare(
 
     The audit holds the first run against each other one; verdicts are given where entries have
     several seeds. A RUN is a run folder or the log file of any DETR-family code, or of mmdetection,
-    detectron2, Hugging Face's Trainer or ultralytics.
+    detectron2, Hugging Face's Trainer or ultralytics. Folders without a log, which runs/*/ names
+    too, are left out where two others are there.
 
     \b
+      detrnb compare runs/*/
       detrnb compare runs/toy-detr-s0-*/ runs/toy-adaptive_res-s0-*/
       detrnb compare data/journal/*.jsonl
       detrnb compare --table aps.csv --baseline ours --latex --methods
@@ -62,7 +64,7 @@ def compare(
     if table is not None:
         found = read_table(table, baseline, delta)
     else:
-        records = read_records(runs)
+        records = read_records(_with_logs(runs))
         # Two are audited in the order given.
         records = arrange(records, baseline) if len(records) > 2 else records
         if not (as_latex or as_methods):
@@ -71,3 +73,21 @@ def compare(
         found = verdicts(records, baseline, delta=delta or DELTA)
     parts = [latex(found)] * as_latex + [methods(found, escaped=as_latex)] * as_methods
     click.echo("\n\n".join(parts or [verdicts_text(found)]))
+
+
+def _with_logs(runs: tuple[str, ...]) -> list[str]:
+    """Those of some runs that are no folders without a log; all where these are fewer than two."""
+    from detrnb.runs import foreign_log, is_there, located
+
+    def is_bare(run: str) -> bool:
+        path = located(run)
+        there = is_there(path / "log.txt") or foreign_log(path) is not None
+        return path.is_dir() and not there
+
+    bare = [run for run in runs if is_bare(run)]
+    left = [run for run in runs if run not in bare]
+    if len(left) < 2:
+        return list(runs)
+    for run in bare:
+        click.echo(f"left out: {run}: no log there", err=True)
+    return left

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from detrnb.commands.train import Setting
+from detrnb.commands.train import Setting, each_once
 
 
 class _Checking(click.Group):
@@ -12,6 +12,11 @@ class _Checking(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            from detrnb.settings import nearest
+
+            hint = nearest(args[0], self.commands)
+            if hint and not Path(args[0]).exists():
+                raise click.UsageError(f"no command and no path {args[0]!r}{hint}", ctx)
             args = ["check", *args]
         return super().parse_args(ctx, args)
 
@@ -90,8 +95,8 @@ def import_(source: str, to: str) -> int:
 @click.option("--preset", required=True, help="coco, finetune, toy or smoke")
 @click.option("--epoch", default=0, show_default=True, help="whose first batch, from 0")
 @click.option("--out", default="batch.png", show_default=True, metavar="FILE", help="the picture")
-@click.argument("settings", nargs=-1, type=Setting(), metavar="[KEY=VALUE]...")
-def show(preset: str, epoch: int, out: str, settings: tuple[tuple[str, object], ...]) -> None:
+@click.argument("settings", nargs=-1, type=Setting(), callback=each_once, metavar="[KEY=VALUE]...")
+def show(preset: str, epoch: int, out: str, settings: dict[str, object]) -> None:
     """Draw a batch as the model sees it in training.
 
     Images are augmented, resized and padded as the settings say, which are those of `detrnb train`;
@@ -104,7 +109,7 @@ def show(preset: str, epoch: int, out: str, settings: tuple[tuple[str, object], 
     from detrnb.settings import Config
 
     try:
-        config = Config.preset(preset, overrides=dict(settings))
+        config = Config.preset(preset, overrides=settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     from detrnb.look import plot_batch

@@ -23,6 +23,8 @@ OUTPUT_SECONDS = 300  # between two pieces of a cell's output, once the cell is 
 _KERNEL_ENVIRONMENT = {
     # An exported Agg would leave the executed copies without pictures.
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    # The folder in runs/ that `save_figure` saves to.
+    "DETRNB_FIGURES": "workbook",
     # Else a user's own `python3` kernel may win over this environment's.
     "JUPYTER_PREFER_ENV_PATH": "1",
 }
@@ -227,9 +229,22 @@ def run_workbook(root: Path, *, smoke: bool = False, only: str | None = None) ->
     return write_index(folder, sources)
 
 
-def renew_figures(root: Path) -> int:
-    """Make the committed pictures those that the notebooks' last full run left; gives how many."""
-    pictures = sorted((root / "runs" / "workbook" / "figures").glob("*.png"))
-    for picture in pictures:
+def pictures(root: Path) -> dict[Path, int]:
+    """The workbook's pictures, and when each was written."""
+    found = sorted((root / "runs" / "workbook" / "figures").glob("*.png"))
+    return {picture: picture.stat().st_mtime_ns for picture in found}
+
+
+def renew_figures(root: Path, before: dict[Path, int]) -> tuple[int, int]:
+    """Make the committed pictures those that a run of notebooks wrote, and leave the others.
+
+    Args:
+        before: `pictures` before that run.
+
+    Returns:
+        How many were taken over, and how many others are committed.
+    """
+    written = [picture for picture, at in pictures(root).items() if before.get(picture) != at]
+    for picture in written:
         shutil.copyfile(picture, root / "figures" / picture.name)
-    return len(pictures)
+    return len(written), len(list((root / "figures").glob("*.png"))) - len(written)

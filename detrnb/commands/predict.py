@@ -50,7 +50,8 @@ def predict(
     IMAGES are files, folders (with all folders in them) and wildcards. DIR then holds the pictures
     with their boxes, predictions.json (COCO's results), images.json (which file each image id is),
     counts.csv (detections of each class in each image) and thresholds.png (what other thresholds
-    would give). An image that cannot be read is named and skipped; the exit code is then 1.
+    would give); what an earlier call wrote there and nobody changed is removed. An image that
+    cannot be read is named and skipped; the exit code is then 1.
 
     \b
       detrnb predict runs/NAME photos/
@@ -61,16 +62,17 @@ def predict(
 
     opened = load_run(run, checkpoint, averaged=averaged, variants=variants)
     kept = opened.thresholds if isinstance(threshold, str) else {}
-    click.echo(level(threshold, kept).about)
-    found = opened.predict(files, threshold)
+    least = level(threshold, kept)
+    click.echo(least.about)
+    found = opened.predict(files, least)
     folder = Path(out) if out else opened.path / "predictions"
     from detrnb.commands.predictions import write_predictions
 
-    write_predictions(found, folder, kept)
+    written = write_predictions(found, folder, kept)
     total = sum(found.counts.values())
     by_class = ", ".join(f"{name} {number}" for name, number in found.counts.most_common())
     click.echo(f"{len(found)} images, {total} detections{f': {by_class}' if by_class else ''}")
-    click.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    click.echo(f"{folder}: {', '.join(written)}")
     for image, why in found.skipped.items():
         click.echo(f"skipped: {image} {why}", err=True)
     return 1 if found.skipped else 0

@@ -1,28 +1,58 @@
 """What `detrnb predict` leaves: pictures, COCO's results, counts."""
 
 import csv
+import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from detrnb.datasets import open_upright
 from detrnb.plots import draw_detections, plot_thresholds
 from detrnb.runs import write_whole
 from detrnb.training import Found, Predictions
 
+WRITTEN = ".written.json"  # in the folder: the hash of each file that was written there
 
-def write_predictions(found: Predictions, folder: Path, kept: Mapping[str, object]) -> None:
-    """Write all of it into a folder.
+
+def write_predictions(found: Predictions, folder: Path, kept: Mapping[str, object]) -> list[str]:
+    """Write all of it into a folder, and remove what only earlier calls wrote there.
+
+    Files that are no longer as a call wrote them stay.
 
     Args:
         kept: thresholds as from `Run.thresholds`; empty where one was given by hand.
 
+    Returns:
+        What now lies in the folder by this call, sorted.
+
     Raises:
         OSError: it cannot be written.
     """
+    hashes = _hashes(folder)
+    names: set[str] = set()
+    try:
+        for name, save in _files(found, kept):
+            write_whole(folder / name, save)
+            names.add(name)
+            hashes[name] = _hash(folder / name)
+        for name in hashes.keys() - names:
+            if _is_as_written(folder, name, hashes[name]):
+                (folder / name).unlink()
+            del hashes[name]
+    finally:  # a later call removes what one that failed has written
+        text = json.dumps(hashes, indent=1).encode()
+        write_whole(folder / WRITTEN, lambda file: file.write(text))
+    return sorted({Path(name).parts[0] for name in names})
+
+
+def _files(
+    found: Predictions, kept: Mapping[str, object]
+) -> Iterator[tuple[str, Callable[[BinaryIO], object]]]:
+    """Name in the folder of each file, and what writes it."""
     used = Counter(_stem(entry) for entry in found)
     for entry in found:
         stem = _stem(entry)
@@ -30,19 +60,39 @@ def write_predictions(found: Predictions, folder: Path, kept: Mapping[str, objec
         drawn = draw_detections(
             open_upright(entry.file), entry.boxes, entry.labels, entry.scores, found.class_names
         )
-        save = partial(drawn.save, format="JPEG", quality=90)
-        write_whole(folder / "pictures" / f"{name}.jpg", save)
+        yield f"pictures/{name}.jpg", partial(drawn.save, format="JPEG", quality=90)
     texts = {
         "predictions.json": json.dumps(found.to_coco()),
         "images.json": json.dumps(_images(found), indent=1),
         "counts.csv": _table(found),
     }
     for name, text in texts.items():
-        write_whole(folder / name, lambda file, text=text: file.write(text.encode()))
+        yield name, lambda file, text=text: file.write(text.encode())
     if kept:
         figure = plot_thresholds(kept)
-        save = partial(figure.savefig, format="png", dpi=110, bbox_inches="tight")
-        write_whole(folder / "thresholds.png", save)
+        yield "thresholds.png", partial(figure.savefig, format="png", dpi=110, bbox_inches="tight")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """By name the hash of what earlier calls wrote into a folder; none where that is damaged."""
+    try:
+        hashes = json.loads((folder / WRITTEN).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return hashes if isinstance(hashes, dict) else {}
+
+
+def _is_as_written(folder: Path, name: str, hashed: str) -> bool:
+    """Whether a file is still what a call wrote; one that a name leads out of the folder to never
+    is.
+    """
+    file = folder / name
+    inside = file.resolve().is_relative_to(folder.resolve())
+    return inside and file.is_file() and _hash(file) == hashed
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _stem(entry: Found) -> str:

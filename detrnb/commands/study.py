@@ -1,6 +1,20 @@
 """`detrnb study`: every run that verdicts are made of."""
 
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+
 import click
+
+from detrnb.commands.train import typed
+
+STAGES = ("--plan", "--status", "--simulate", "--list")
+# What an option is of; where it is not, it would be ignored.
+OF = {
+    "--only": ("--status", "--list", "--on here", "--on slurm"),
+    "--jobs": ("--on here",),
+    **dict.fromkeys(("--dry-run", "--time", "--partition", "--gpus", "--cpus"), ("--on slurm",)),
+}
 
 
 @click.command()
@@ -25,7 +39,9 @@ import click
 @click.option("--partition", default="", help="of slurm's")
 @click.option("--gpus", type=click.IntRange(min=0), default=0, help="of a run on slurm")
 @click.option("--cpus", type=click.IntRange(min=1), default=1, help="of a run on slurm")
+@click.pass_context
 def study(
+    ctx: click.Context,
     preset: str,
     only: tuple[str, ...],
     full: bool,
@@ -42,7 +58,7 @@ def study(
     gpus: int,
     cpus: int,
 ) -> int:
-    """Train every run of the study, for many hours.
+    """Train the study's trials, or its planned runs, for many hours.
 
     First the trials of learning rates; once they are there, --plan settles what is judged and how,
     in data/study/second/plan.json, to be committed; then the judged runs. Goes on where it was
@@ -57,11 +73,14 @@ def study(
     """
     if simulate != (spread is not None):
         raise click.UsageError("--simulate and --spread go together")
-    if on != "slurm" and (dry_run or limit or partition or gpus):
-        raise click.UsageError("--dry-run, --time, --partition and --gpus are of --on slurm")
+    _see_typed(ctx)
     from detrnb.study import Slurm, Study, simulation, state_of
 
     it = Study(preset, full=full, only=only)
+    if full and it.is_settled:
+        raise click.UsageError(
+            f"--full is of trials, which are over: {it.plan_path} is settled; leave it out"
+        )
     if simulate:
         click.echo(simulation(it, spread))
         return 0
@@ -74,6 +93,8 @@ def study(
         return 0
     if listed:
         it.check()
+        with redirect_stdout(sys.stderr):  # apart from what a shell is to run
+            it.collect()
         click.echo("\n".join(job.line() for job in it.left()))
         return 0
     if on == "slurm":
@@ -91,3 +112,29 @@ def study(
         return 1
     click.echo(state_of(it))
     return 0
+
+
+def _see_typed(ctx: click.Context) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        click.UsageError: some were typed.
+    """
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    given = [flags[name] for name in typed(ctx)]
+    stages = [flag for flag in STAGES if flag in given]
+    stages += ["--on slurm"] * (ctx.params["on"] == "slurm")
+    if len(stages) > 1:
+        raise click.UsageError(f"{_listed(stages)} are typed; expected one of them")
+    stage = stages[0] if stages else "--on here"
+    for flag in given:
+        if stage not in OF.get(flag, (stage,)):
+            raise click.UsageError(
+                f"{flag} is of {_listed(OF[flag])}, ignored by {stage}; leave it out"
+            )
+
+
+def _listed(flags: Sequence[str]) -> str:
+    """Some in a row, `and` before the last."""
+    *others, last = flags
+    return f"{', '.join(others)} and {last}" if others else last

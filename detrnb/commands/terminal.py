@@ -1,6 +1,7 @@
 """The command `detrnb`: its parts, and what a terminal shows when something is wrong.
 
-Exit codes: 0; 1 where what was asked for is wrong or went wrong; 2 where it was typed wrongly.
+Exit codes: 0; 1 where what was asked for is wrong or went wrong; 2 where it was typed wrongly; 130
+where it was interrupted.
 """
 
 import os

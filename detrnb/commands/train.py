@@ -2,11 +2,16 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from detrnb.commands.options import own_variants
+
+if TYPE_CHECKING:  # slow to import
+    from detrnb.settings import Config
 
 
 class Setting(click.ParamType):
@@ -26,6 +31,25 @@ class Setting(click.ParamType):
             return key, typed
 
 
+def each_once(
+    ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, object], ...]
+) -> dict[str, object]:
+    """Settings by name; one that is typed twice is refused."""
+    settings: dict[str, object] = {}
+    for key, one in value:
+        if key in settings:
+            raise click.UsageError(
+                f"{key} is typed twice, as {settings[key]!r} and as {one!r}; leave one out", ctx
+            )
+        settings[key] = one
+    return settings
+
+
+def typed(ctx: click.Context) -> list[str]:
+    """Names of the parameters that were typed."""
+    return [name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"]
+
+
 @click.command(no_args_is_help=True)
 @click.option("--preset", help="coco, finetune, toy or smoke")
 @click.option("--variant", default="detr", show_default=True, help="one, or several joined by +")
@@ -42,7 +66,7 @@ class Setting(click.ParamType):
     metavar="FILE",
     help="a run's nonfinite.pt: make the step again, name the first module that gives NaN",
 )
-@click.argument("settings", nargs=-1, type=Setting(), metavar="[KEY=VALUE]...")
+@click.argument("settings", nargs=-1, type=Setting(), callback=each_once, metavar="[KEY=VALUE]...")
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -54,7 +78,7 @@ def train(
     variants: tuple[str, ...],
     test: bool,
     replay: Path | None,
-    settings: tuple[tuple[str, object], ...],
+    settings: dict[str, object],
 ) -> None:
     """Train one run, or go on with it, into runs/.
 
@@ -81,13 +105,21 @@ def train(
         return
     if preset is None:
         raise click.MissingParameter(param_hint="'--preset'", param_type="option")
-
+    for option, key in (("variant", "model.variant"), ("seed", "train.seed")):
+        if option in typed(ctx) and key in settings:
+            raise click.UsageError(f"--{option} and {key}= are typed; leave one out")
     try:
-        config = Config.preset(preset, variant=variant, seed=seed, overrides=dict(settings))
+        config = Config.preset(preset, variant=variant, seed=seed, overrides=settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    from detrnb.training import fit, keep_test, processes
+    from detrnb.training import TEST_SPLIT, fit, from_main, keep_test, processes
 
+    if test and not from_main(partial(_can_test, config, name)):
+        raise click.UsageError(
+            f"--test: there is no {TEST_SPLIT} in {config.data.path}; expected its images and"
+            f" annotations/instances_{TEST_SPLIT}.json; put them there, name others in data.splits,"
+            " or leave --test out"
+        )
     run = fit(config, resume=resume, name=name)
     if test:
         keep_test(run)
@@ -97,10 +129,17 @@ def train(
     processes().destroy_process_group()
 
 
+def _can_test(config: "Config", name: str | None) -> bool:
+    """Whether a run has its test.json already, or can be evaluated for it."""
+    from detrnb.datasets import has_split
+    from detrnb.training import TEST_SPLIT, folder_of
+
+    return folder_of(config, name).test_path.exists() or has_split(config.data, TEST_SPLIT)
+
+
 def _replay(ctx: click.Context, file: Path) -> None:
     """Say what of a step that failed is not finite first."""
-    typed = [name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"]
-    others = [name for name in typed if name != "replay"]
+    others = [name for name in typed(ctx) if name != "replay"]
     if others:
         raise click.UsageError(
             f"--replay takes all settings from its file; leave out {', '.join(others)}"

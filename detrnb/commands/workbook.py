@@ -21,11 +21,13 @@ def workbook(smoke: bool, only: str | None, figures: bool) -> None:
     """
     if smoke and figures:
         raise click.UsageError("--figures renews the committed pictures, --smoke's mean nothing")
-    from detrnb.commands.notebooks import renew_figures, run_workbook
+    from detrnb.commands.notebooks import pictures, renew_figures, run_workbook
     from detrnb.runs import project_root
 
     root = project_root()
+    before = pictures(root)
     index = run_workbook(root, smoke=smoke, only=only)
     click.echo(f"open {os.path.relpath(index)}")
     if figures:
-        click.echo(f"{renew_figures(root)} pictures in figures/ are those of this run")
+        renewed, others = renew_figures(root, before)
+        click.echo(f"in figures/: {renewed} pictures of this run, {others} as before")

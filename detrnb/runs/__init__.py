@@ -25,7 +25,7 @@ from detrnb.runs.log import (
     read_log,
     remarks,
 )
-from detrnb.runs.mirror import Mirror, bring_back
+from detrnb.runs.mirror import Mirror, bring_back, bring_back_file, keep_copy
 from detrnb.runs.provenance import cpu_count, is_uncommitted, this_process
 from detrnb.runs.source import hash_of_file, hash_of_text
 from detrnb.runs.writing import copy_whole, is_there, naming, remove_left_over, write_whole
@@ -41,6 +41,7 @@ __all__ = [
     "RunFolder",
     "RunLock",
     "bring_back",
+    "bring_back_file",
     "code_differences",
     "config_differences",
     "copy_whole",
@@ -53,6 +54,7 @@ __all__ = [
     "is_there",
     "is_project",
     "is_uncommitted",
+    "keep_copy",
     "last_run",
     "located",
     "log_table",

@@ -40,9 +40,11 @@ def is_project(folder: Path) -> bool:
 
 
 def save_figure(figure: Figure, name: str, *, smoke: bool = False) -> Path:
-    """Save a notebook's named picture as PNG in runs/workbook/figures/.
+    """Save a notebook's named picture as PNG: in runs/workbook/figures/ by `detrnb workbook`.
 
-    The same picture gives the same bytes. `make figures` takes them over into figures/.
+    Of a notebook that runs by itself, in JupyterLab or by papermill, it goes to
+    runs/notebooks/figures/, so that the workbook's stay those of its pages. The same picture gives
+    the same bytes. `make figures` takes the workbook's over into figures/.
 
     Args:
         name: Number of the notebook and a word or two, such as ``01_detections``.
@@ -53,8 +55,9 @@ def save_figure(figure: Figure, name: str, *, smoke: bool = False) -> Path:
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
         raise ValueError(f"figure name {name!r} should look like '01_detections', without '.png'")
-    folder = project_root() / "runs" / "workbook" / ("smoke_figures" if smoke else "figures")
-    path = folder / f"{name}.png"
+    # Which folder it is, the workbook's runner says.
+    folder = project_root() / "runs" / os.environ.get("DETRNB_FIGURES", "notebooks")
+    path = folder / ("smoke_figures" if smoke else "figures") / f"{name}.png"
     metadata_free = {"Software": None}  # else matplotlib's version is part of the bytes
     settings = {"dpi": 110, "facecolor": "white", "bbox_inches": "tight", "metadata": metadata_free}
     write_whole(path, lambda file: figure.savefig(file, format="png", **settings))

@@ -1,31 +1,66 @@
 """A second copy of a run folder, for machines that are taken away: on Colab, Google Drive.
 
-Where Drive is mounted, each run is copied to `MyDrive/detrnb/runs/<name>/` after each epoch, and
-`fit` brings a folder back from there that is gone, so that a new machine goes on where the old one
-was cut off. The environment variable DETRNB_MIRROR names another folder; empty, it switches this
-off.
+Where Drive is mounted, each run is copied to `MyDrive/detrnb/runs/<name>/` after each epoch, with
+all that its folder holds but the lock and what is half written, and `fit` brings a folder back from
+there that is gone, so that a new machine goes on where the old one was cut off. The environment
+variable DETRNB_MIRROR names another folder; empty, it switches this off.
 """
 
 import os
 import shutil
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 from detrnb.runs.folder import RunFolder
 from detrnb.runs.writing import copy_whole, remove_left_over
 
 DRIVE = Path("/content/drive/MyDrive")
+PASSING = ("*.tmp", "lock.json", ".lock.*.claim")  # of one machine's processes
 
 
 def mirror_of(folder: RunFolder) -> Path | None:
     """Where the copy of a run folder is or would be; None where there is no place for one."""
+    place = _place_of_copies()
+    copy = None if place is None else place / folder.path.name
+    return None if copy is None or copy.resolve() == folder.path.resolve() else copy
+
+
+def copy_of(path: Path) -> Path | None:
+    """Where the copy of a file in a folder of runs/ that is no run is or would be."""
+    place = _place_of_copies()
+    copy = None if place is None else place / path.parent.name / path.name
+    return None if copy is None or copy.resolve() == path.resolve() else copy
+
+
+def keep_copy(path: Path) -> None:
+    """Copy such a file, a judgement's plan, to where runs are copied; a failure is said."""
+    copy = copy_of(path)
+    if copy is not None:
+        try:
+            copy_whole(path, copy)
+        except OSError as error:
+            print(f"{path} was not copied to {copy}: {error}", flush=True)
+
+
+def bring_back_file(path: Path) -> None:
+    """Fetch such a file that is gone from its copy, if there is one, and say so."""
+    copy = copy_of(path)
+    if copy is not None and copy.exists() and not path.exists():
+        copy_whole(copy, path)
+        print(
+            f"{path.name}: brought back from {copy}; whoever deleted it to begin anew deletes"
+            " that copy too",
+            flush=True,
+        )
+
+
+def _place_of_copies() -> Path | None:
+    """The folder that holds the copies."""
     chosen = os.environ.get("DETRNB_MIRROR")
     if chosen is None:
         chosen = DRIVE / "detrnb" / "runs" if DRIVE.is_dir() else ""
-    if not str(chosen):
-        return None
-    copy = Path(chosen).expanduser() / folder.path.name
-    return None if copy.resolve() == folder.path.resolve() else copy
+    return Path(chosen).expanduser() if str(chosen) else None
 
 
 def bring_back(folder: RunFolder, resume: str = "auto") -> None:
@@ -57,8 +92,8 @@ def bring_back(folder: RunFolder, resume: str = "auto") -> None:
         return
     folder.path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.path.name}-", dir=folder.path.parent) as new:
-        unfinished = shutil.ignore_patterns("*.tmp", "lock.json")
-        whole = shutil.copytree(copy, Path(new) / "run", ignore=unfinished)
+        passing = shutil.ignore_patterns(*PASSING)
+        whole = shutil.copytree(copy, Path(new) / "run", ignore=passing)
         try:
             os.replace(whole, folder.path)
         except OSError:
@@ -87,32 +122,48 @@ class Mirror:
             return
         try:
             self.copy.mkdir(parents=True, exist_ok=True)
-            remove_left_over(self.copy)
-            for path in self._files():
+            files = self._files()
+            for folder in {self.copy, *(self._place(path).parent for path in files)}:
+                remove_left_over(folder)
+            for path in (self.folder.failed_path, self.folder.nonfinite):
+                if path not in files:  # a new try took it back
+                    self._place(path).unlink(missing_ok=True)
+            for path in files:
                 self._update(path)
         except OSError as error:
             print(f"{self.folder.path.name} was not copied to {self.copy}: {error}", flush=True)
 
     def _files(self) -> list[Path]:
-        """What makes a run, the log last: a copy cut short then lacks an epoch's line at most."""
+        """All that the folder holds and that does not pass.
+
+        First what a run goes on from: a copy cut short is no run without its variants' source, and
+        lacks an epoch's line of the log at most. Then the rest.
+        """
         run = self.folder
+        first = (
+            *sorted(run.variants.glob("*")),
+            run.config_path,
+            run.provenance_path,
+            run.history_path,
+            run.last,
+            run.best,
+            run.log_path,
+        )
+        rest = sorted(set(run.path.rglob("*")).difference(first))
         return [
             path
-            for path in (
-                run.config_path,
-                run.provenance_path,
-                run.history_path,
-                run.last,
-                run.best,
-                run.log_path,
-            )
-            if path.exists()
+            for path in (*first, *rest)
+            if path.is_file() and not any(fnmatch(path.name, passing) for passing in PASSING)
         ]
+
+    def _place(self, path: Path) -> Path:
+        """Where the copy of one of the folder's files is."""
+        return self.copy / path.relative_to(self.folder.path)
 
     def _update(self, path: Path) -> None:
         state = path.stat()
         stamp = state.st_size, state.st_mtime_ns
         if self._copied.get(path) == stamp:
             return
-        copy_whole(path, self.copy / path.name)
+        copy_whole(path, self._place(path))
         self._copied[path] = stamp

@@ -112,10 +112,9 @@ class TrainConfig(Section):
     (planning.py).
 
     `compile` has torch's compiler write code for the model, anew for each shape that it meets; on
-    processors it needs g++. Tried there with features, one thread, beside other load (torch 2.14,
-    processor time): compiling for training took 24 s (`smoke`) and 31 s (`toy`), g++'s own aside,
-    and a step then 0.86 and 0.92 of its time, so that a run of `toy` hardly earns it; losses agree
-    to six digits, not to the last. On CUDA devices it was not run.
+    processors it needs g++. Compiling may take longer than a short run gains; what a step takes,
+    `fit` says before it trains, so compare that with and without. Losses are equal but for rounding
+    (tests/training/test_compiling.py). On CUDA devices it was not run.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**43)] = 0  # generators take a million times as much

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from detrnb.compare import Record, Ruling, Verdicts, latex, methods, paired_by_epoch
 from detrnb.plots import plot_forest, plot_paired_curves
-from detrnb.runs import project_root, write_whole
+from detrnb.runs import keep_copy, project_root, write_whole
 from detrnb.settings import SCENES, Config
 
 
@@ -57,6 +57,7 @@ class Plan:
     def write(self) -> None:
         text = json.dumps(asdict(self), indent=2) + "\n"
         write_whole(self.path, lambda file: file.write(text.encode()))
+        keep_copy(self.path)
 
     def config(self, entry: str, seed: int, rate: float | None = None) -> Config:
         """The settings of one run; `rate` in place of the entry's own factor."""

@@ -19,7 +19,7 @@ from detrnb.compare import (
     verdicts,
 )
 from detrnb.datasets import has_split, open_split, resolved
-from detrnb.runs import RunFolder, is_over, project_root, write_whole
+from detrnb.runs import RunFolder, bring_back_file, is_over, project_root, write_whole
 from detrnb.settings import BASELINE, Config, own_sources, resolve
 from detrnb.study.entries import FEW
 from detrnb.study.jobs import Job
@@ -101,6 +101,7 @@ def judge(
 def _settled(asked: Plan, tune: bool) -> Plan:
     """The plan as it was settled, extended if that is what is asked; written down."""
     path = asked.path
+    bring_back_file(path)
     if not path.exists():
         plan = replace(asked, rates=_tuned(asked) if tune else {})
         plan = replace(plan, kept=seeds_lent(plan))

@@ -3,6 +3,7 @@
 from detrnb.training.device import (
     default_device,
     device_name,
+    from_main,
     make_accelerator,
     peak_memory_mb,
     peak_memory_of,
@@ -50,6 +51,7 @@ __all__ = [
     "first_epoch",
     "fit",
     "folder_of",
+    "from_main",
     "keep_test",
     "level",
     "load_ground_truth",

@@ -22,12 +22,12 @@ from detrnb.datasets import (
     split_paths,
 )
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
-from detrnb.runs import RunFolder, located, log_table, read_log, this_process
+from detrnb.runs import Mirror, RunFolder, located, log_table, read_log, this_process
 from detrnb.settings import Config
 from detrnb.training.device import default_device, make_accelerator, processes
 from detrnb.training.loop import Evaluation, evaluate
 from detrnb.training.origin import code_of, other_code
-from detrnb.training.predicting import Picture, Predictions, level, predict
+from detrnb.training.predicting import Level, Picture, Predictions, level, predict
 from detrnb.training.sources import changed_sources, open_variants
 from detrnb.training.thresholds import thresholds
 
@@ -92,21 +92,22 @@ class Run:
     def predict(
         self,
         images: Sequence[Picture] | Picture,
-        threshold: float | Literal["best", "class"] = "best",
+        threshold: float | Literal["best", "class"] | Level = "best",
     ) -> Predictions:
         """What the model finds in any images.
 
         Args:
             images: paths, or pictures of PIL's or as (H, W, 3) uint8; or one of them.
             threshold: the least score that counts: a number; `best`, of the best F1 on the
-                validation split; or `class`, each class's own.
+                validation split; `class`, each class's own; or as from `level`.
 
         Raises:
             ValueError: a threshold that cannot be had.
         """
         one = isinstance(images, str | Path | Image.Image) or hasattr(images, "shape")
-        kept = self.thresholds if isinstance(threshold, str) else {}
-        limits = level(threshold, kept).of(self.class_names)
+        if not isinstance(threshold, Level):
+            threshold = level(threshold, self.thresholds if isinstance(threshold, str) else {})
+        limits = threshold.of(self.class_names)
         data = self.config.data
         classes = self.classes or open_split(data, data.val_split).classes
         return predict(
@@ -161,6 +162,7 @@ def keep_test(run: Run) -> None:
     if processes().is_main_process:
         last = len(run.log) - 1
         folder.write_test(TEST_SPLIT, last, metrics.stats, metrics.per_class, seconds)
+        Mirror(folder).update()
 
 
 def load_run(

@@ -84,6 +84,7 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
     except TrainingDiverged as error:
         if processes().is_main_process:
             folder.write_failed(str(error))
+            Mirror(folder).update()
         raise
     finally:
         folder.lock.release()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from detrnb.commands import main
+from detrnb.runs import RunFolder
 from detrnb.training.global_batch import TrainingDiverged
 
 TYPED = [
@@ -57,6 +58,18 @@ def test_values_become_what_the_setting_is(monkeypatch):
         (["--preset", "smoke", "epochs"], "'epochs' is not KEY=VALUE"),
         (["--preset", "smoke", "--epochs=2"], "No such option '--epochs'"),
         (["train.epochs=2"], "Missing option '--preset'"),
+        (
+            ["--preset", "smoke", "train.lr=1e-4", "train.epochs=2", "train.lr=1e-3"],
+            "train.lr is typed twice, as 0.0001 and as 0.001; leave one out",
+        ),
+        (
+            ["--preset", "smoke", "--variant", "detr", "model.variant=svd_split"],
+            "--variant and model.variant= are typed; leave one out",
+        ),
+        (
+            ["--preset", "smoke", "--seed", "0", "train.seed=1"],
+            "--seed and train.seed= are typed; leave one out",
+        ),
     ],
 )
 def test_impossible_settings_are_refused_in_one_paragraph(typed, complaint, capsys, monkeypatch):
@@ -66,6 +79,30 @@ def test_impossible_settings_are_refused_in_one_paragraph(typed, complaint, caps
     assert complaint in captured.err and captured.out == ""
     assert captured.err.endswith(" (detrnb train --help tells more)\n")
     assert "\n\n" not in captured.err  # one paragraph
+
+
+def test_variant_and_seed_may_be_typed_as_settings(monkeypatch):
+    configs = []
+    monkeypatch.setattr(
+        "detrnb.training.fit", lambda config, **rest: configs.append(config) or 1 / 0
+    )
+    typed = ["--preset", "smoke", "model.variant=svd_split", "train.seed=3"]
+    assert main(["train", *typed]) == 1
+    assert (configs[0].model.variant, configs[0].train.seed) == ("svd_split", 3)
+
+
+def test_without_images_to_test_on_nothing_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("detrnb.training.fit", None)
+    typed = ["train", "--preset", "coco", "data.path=data/none", "--name", "tested", "--test"]
+    assert main(typed) == 2
+    told = capsys.readouterr().err
+    assert "--test: there is no test2017 in data/none; expected its images and" in told
+    assert "leave --test out" in told
+    RunFolder(tmp_path / "runs" / "tested").write_test("test2017", 0, [0.1] * 12, {}, 1.0)
+    monkeypatch.setattr("detrnb.training.fit", lambda config, **rest: 1 / 0)
+    assert main(typed) == 1  # tested already: nothing is asked of the data
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_run_that_diverges_ends_with_its_error(capsys, monkeypatch):

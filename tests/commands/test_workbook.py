@@ -165,6 +165,27 @@ def test_run_workbook_only_keeps_the_other_pages(tmp_path):
         run_workbook(tmp_path, only="07")
 
 
+def test_figures_takes_over_the_pictures_of_this_run_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETRNB_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    save = (
+        "from matplotlib.figure import Figure\nfrom detrnb.runs import save_figure\n"
+        "save_figure(Figure(figsize=(1, 1)), '02_curves');"
+    )
+    write_notebook(tmp_path / "notebooks" / "01_first.ipynb", "1")
+    write_notebook(tmp_path / "notebooks" / "02_second.ipynb", save)
+    left, committed = tmp_path / "runs" / "workbook" / "figures", tmp_path / "figures"
+    for folder, content in ((left, b"of an older run"), (committed, b"committed")):
+        folder.mkdir(parents=True)
+        for name in ("01_curves.png", "02_curves.png"):
+            (folder / name).write_bytes(content)
+    assert main(["workbook", "--only", "02", "--figures"]) == 0
+    assert (committed / "01_curves.png").read_bytes() == b"committed"
+    assert (committed / "02_curves.png").read_bytes() == (left / "02_curves.png").read_bytes()
+    assert (left / "02_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "in figures/: 1 pictures of this run, 1 as before" in capsys.readouterr().out
+
+
 def test_main_reports_a_failure_in_words(tmp_path, monkeypatch, capsys):
     def fail(*_: object, **__: object) -> Path:
         raise NotebookFailed("01_first.ipynb: code cell 3 failed: ValueError: no")

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from runs_on_disk import JOURNAL, STUDY, write_run
 
+from detrnb.commands import main
 from detrnb.compare import arrange, entries, find_records, read_record, read_records
 from detrnb.runs import RunFolder
 from detrnb.runs.log import read_log
@@ -61,6 +62,24 @@ def test_wildcards_may_find_nothing_but_a_named_path_must_be_there(tmp_path):
     assert find_records("*", tmp_path) == ([], {})
     with pytest.raises(ValueError, match="no log at .*typo"):
         find_records(["typo"], tmp_path)
+
+
+def test_the_command_leaves_out_folders_without_a_log_where_two_others_are_there(tmp_path, capsys):
+    runs = [str(write_run(tmp_path, "detr", seed, 0.3)) for seed in (0, 1)]
+    for name in ("workbook", "compare"):  # which a shell finds in runs/*/ too
+        (tmp_path / name).mkdir()
+    others = [f"{tmp_path}/workbook/", f"{tmp_path}/compare/"]
+    assert main(["compare", others[0], *runs, others[1]]) == 0
+    shown = capsys.readouterr()
+    assert "Audit of detr-s0 and detr-s1" in shown.out and "workbook" not in shown.out
+    assert shown.err.splitlines() == [f"left out: {other}: no log there" for other in others]
+    assert main(["compare", runs[0], others[0]]) == 1  # nothing is left to compare it with
+    assert f"no log at {tmp_path}/workbook" in capsys.readouterr().err
+    assert main(["compare", *runs, f"{tmp_path}/typo"]) == 1
+    assert f"no log at {tmp_path}/typo" in capsys.readouterr().err
+    (tmp_path / "workbook" / "log.txt").write_text("damaged")
+    assert main(["compare", *runs, others[0]]) == 1
+    assert "line 1: not JSON" in capsys.readouterr().err
 
 
 def test_log_without_settings_has_no_seed_and_misses_nothing():

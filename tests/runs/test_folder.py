@@ -202,7 +202,8 @@ def test_provenance_ignores_somebody_elses_repository(tmp_path, monkeypatch):
     assert runs.this_process()["git_commit"] is None
 
 
-def test_saved_figure_has_stable_bytes_and_smoke_has_its_own_folder(project):
+def test_saved_figure_has_stable_bytes_and_smoke_has_its_own_folder(project, monkeypatch):
+    monkeypatch.setenv("DETRNB_FIGURES", "workbook")  # as the workbook's runner
     figure = Figure(figsize=(1, 1))
     figure.subplots().plot([0, 1])
     path = runs.save_figure(figure, "01_curves")
@@ -212,6 +213,13 @@ def test_saved_figure_has_stable_bytes_and_smoke_has_its_own_folder(project):
     assert runs.save_figure(figure, "01_curves").read_bytes() == first
     smoke = runs.save_figure(figure, "01_curves", smoke=True)
     assert smoke == project / "runs" / "workbook" / "smoke_figures" / "01_curves.png"
+
+
+def test_figure_of_a_notebook_that_runs_by_itself_leaves_the_workbooks_alone(project, monkeypatch):
+    monkeypatch.delenv("DETRNB_FIGURES", raising=False)
+    path = runs.save_figure(Figure(figsize=(1, 1)), "01_curves")
+    assert path == project / "runs" / "notebooks" / "figures" / "01_curves.png"
+    assert not (project / "runs" / "workbook").exists()
 
 
 @pytest.mark.parametrize("name", ["curves", "01_curves.png", "../01_curves", "1_curves"])

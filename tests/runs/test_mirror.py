@@ -8,6 +8,7 @@ from detrnb import Config, fit
 from detrnb.runs.folder import RunFolder
 from detrnb.runs.mirror import Mirror, bring_back, mirror_of
 from detrnb.runs.writing import copy_whole
+from detrnb.training import TrainingDiverged, keep_test
 
 TINY = {
     "model.num_encoder_layers": 1,
@@ -42,6 +43,55 @@ def test_update_copies_what_changed(run, monkeypatch):
     assert copied[3:] == ["last.pt", "log.txt"]
     assert (mirror.copy / "last.pt").read_bytes() == b"weights 2!"
     assert sorted(path.name for path in mirror.copy.iterdir()) == sorted(copied[:3])
+
+
+def test_whole_folder_is_copied_and_brought_back_but_for_what_passes(run):
+    run.write_variants({"my_idea": "class Mine: ...\n"})
+    run.write_test("test2017", 0, [0.5] * 12, {"0": 0.5}, 1.0)
+    run.write_thresholds({"overall": {"threshold": 0.4}})
+    run.write_failed("loss is nan")
+    run.nonfinite.write_bytes(b"step")
+    (run.path / "tensorboard").mkdir()
+    (run.path / "tensorboard" / "events").write_bytes(b"told")
+    run.lock.acquire()
+    for passing in (".last.pt.elsewhere.1.0.tmp", ".lock.abc.claim", "variants/.a.py.x.1.0.tmp"):
+        (run.path / passing).write_text("{}")
+    Mirror(run).update()
+    run.lock.release()
+    shutil.rmtree(run.path)
+    bring_back(run)
+    found = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
+    assert found == {
+        *("config.json", "log.txt", "last.pt", "test.json", "thresholds.json", "failed.json"),
+        *("nonfinite.pt", "variants/my_idea.py", "tensorboard/events"),
+    }
+    assert run.read_variants() == {"my_idea": "class Mine: ...\n"}
+    assert run.read_test()["coco_eval_bbox"] == [0.5] * 12
+
+
+def test_copy_that_is_cut_short_is_no_run_without_the_source_of_its_variants(run, monkeypatch):
+    run.write_variants({"my_idea": "class Mine: ...\n"})
+
+    def cut(source, target):
+        copy_whole(source, target)
+        raise OSError("Transport endpoint is not connected")
+
+    mirror = Mirror(run)
+    with monkeypatch.context() as patch:
+        patch.setattr("detrnb.runs.mirror.copy_whole", cut)
+        mirror.update()
+    assert (mirror.copy / "variants" / "my_idea.py").exists()
+    assert not (mirror.copy / "config.json").exists()
+
+
+def test_failure_that_a_new_try_took_back_is_taken_back_in_the_copy(run):
+    run.write_failed("loss is nan")
+    mirror = Mirror(run)
+    mirror.update()
+    assert (mirror.copy / "failed.json").exists()
+    run.failed_path.unlink()  # as `fit` does when it tries again
+    Mirror(run).update()
+    assert (mirror.copy / "last.pt").exists() and not (mirror.copy / "failed.json").exists()
 
 
 def test_killed_copy_leaves_the_older_whole_file(run, monkeypatch):
@@ -104,11 +154,12 @@ def test_lock_is_of_one_machine_and_is_not_copied(run):
     mirror = Mirror(run)
     mirror.update()
     assert not (mirror.copy / "lock.json").exists()
-    (mirror.copy / "lock.json").write_text("{}")  # as of a folder copied by hand
+    for passing in ("lock.json", ".lock.abc.claim"):  # as of a folder copied by hand
+        (mirror.copy / passing).write_text("{}")
     run.lock.release()
     shutil.rmtree(run.path)
     bring_back(run)
-    assert run.last.exists() and not run.lock.path.exists()
+    assert run.last.exists() and not list(run.path.glob("*lock*"))
 
 
 def test_place_of_the_copy(tmp_path, monkeypatch):
@@ -122,6 +173,22 @@ def test_place_of_the_copy(tmp_path, monkeypatch):
     assert mirror_of(folder) is None
     monkeypatch.setenv("DETRNB_MIRROR", str(tmp_path / "runs"))
     assert mirror_of(folder) is None  # the folder itself
+
+
+def test_what_comes_after_the_last_epoch_is_copied_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETRNB_MIRROR", str(tmp_path / "drive"))
+    config = Config.preset("smoke", overrides=TINY | {"train.epochs": 1})
+    keep_test(fit(config, name="tested"))
+    assert RunFolder(tmp_path / "drive" / "tested").read_test()["split"] == "test2017"
+
+    def diverge(config, folder, state):
+        raise TrainingDiverged("loss is nan")
+
+    monkeypatch.setattr("detrnb.training.run._train", diverge)
+    with pytest.raises(TrainingDiverged):
+        fit(config, name="diverged")
+    assert (tmp_path / "drive" / "diverged" / "failed.json").exists()
 
 
 def test_lost_runs_are_brought_back_and_end_as_the_unbroken(tmp_path, monkeypatch, capsys):

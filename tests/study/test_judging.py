@@ -116,6 +116,17 @@ def test_another_number_of_seeds_is_refused_until_the_planned_one_is_reached(tra
             judge("adaptive_res", seeds=seeds, preset="smoke")
 
 
+def test_what_was_settled_comes_back_on_a_new_machine(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETRNB_MIRROR", str(tmp_path / "drive"))
+    asked = judging.Plan("adaptive_res", "detr", "smoke", (5,), {}, FIRST)
+    judging._settled(asked, tune=False)
+    shutil.rmtree(asked.path.parent)
+    with pytest.raises(ValueError, match="planned with 5 seeds.*differences that are none"):
+        judging._settled(judging.replace(asked, looks=(6,)), tune=False)
+    assert f"{asked.path.name}: brought back from" in capsys.readouterr().out
+    shutil.rmtree(asked.path.parent)
+
+
 def test_one_extension_is_possible_and_then_each_look_counts_half(trained):
     assert judge("adaptive_res", seeds=5, preset="smoke").plan.looks == (5,)
     found = judge("adaptive_res", seeds=7, preset="smoke")

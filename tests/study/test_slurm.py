@@ -48,7 +48,7 @@ def test_every_line_states_its_runs_settings_wholly(tmp_path, monkeypatch, capsy
     jobs = study.left()
     assert main(["study", "--preset", "smoke", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(jobs) == 12 * 6 + 6 * 13 + 3 * 3
+    assert len(lines) == len(jobs) == 12 * 6 + 6 * 14 + 3 * 2
     for job, line in list(zip(jobs, lines, strict=True))[:24]:  # every entry
         assert typed(line) == (str(job.home), job.config)
         assert line.split()[1:3] == ["detrnb", "train"] and "--test" in line

@@ -1,11 +1,13 @@
 """Averaged weights: followed after each step, evaluated, kept, gone on with bit for bit."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from interrupting import interrupted
 
+import detrnb
 from detrnb import Config, fit, load_run
 from detrnb.settings import PRESETS
 
@@ -52,6 +54,8 @@ def test_they_are_logged_as_the_relatives_do_and_read_as_columns(run):
     assert "ema_AP" in run.log
     keys = list(lines[0])
     assert keys.index("n_parameters") < keys.index("ema_test_loss")  # after the reference's
+    readme = (Path(detrnb.__file__).parents[1] / "data" / "README.md").read_text()
+    assert "| `ema_*` | " in readme
 
 
 def test_they_are_chosen_on_opening(run):

@@ -1,5 +1,6 @@
 """Detections in any images are evaluation's, whatever form the images come in."""
 
+import hashlib
 import json
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from detrnb import Config, fit, load_run
 from detrnb.commands import main
 from detrnb.datasets import split_paths
 from detrnb.runs import RunFolder
+from detrnb.training import Run
 
 SMALL = {"data.toy.num_images": (16, 6, 4), "train.batch_size": 4, "train.epochs": 1}
 
@@ -135,6 +137,83 @@ def test_the_command_says_which_threshold_it_takes_and_draws_its_curve(run, imag
     shown = capsys.readouterr().out
     assert "threshold 0.200, of the best F1 (0.500; precision 0.500, recall 0.500)" in shown
     assert (run.path / "predictions" / "thresholds.png").exists()
+
+
+def test_the_command_leaves_one_calls_results_and_what_is_not_its_own(
+    run, images, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    (out / "pictures").mkdir(parents=True)
+    theirs = [out / "pictures" / images[2].with_suffix(".jpg").name, out / "note.txt"]
+    # As another tool's list of images, which are theirs.
+    (out / "images.json").write_text(json.dumps([{"id": 1, "file_name": theirs[0].name}]))
+    for file in theirs:
+        file.write_text("theirs")
+    typed = ["predict", "runs/small", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        made_up(patch)
+        assert main([*typed, *map(str, images[:2]), str(images[4])]) == 0
+    assert f"{out}: counts.csv, images.json, pictures, predictions.json, thresholds.png" in (
+        capsys.readouterr().out
+    )
+    changed, stale, again = (out / "pictures" / f"{images[i].stem}.jpg" for i in (0, 1, 4))
+    changed.write_text("drawn on")
+    copied = stale.with_name("kept.jpg")
+    copied.write_bytes(stale.read_bytes())
+    assert main([*typed, "--threshold", "0", *map(str, images[3:5])]) == 0
+    assert f"{out}: counts.csv, images.json, pictures, predictions.json\n" in (
+        capsys.readouterr().out
+    )
+    assert not stale.exists() and not (out / "thresholds.png").exists()
+    assert again.exists() and copied.exists()
+    assert [file.read_text() for file in (*theirs, changed)] == ["theirs", "theirs", "drawn on"]
+    assert main([*typed, "--threshold", "0", str(images[3])]) == 0
+    assert not again.exists()
+
+
+def test_a_call_that_fails_leaves_nothing_to_the_next(run, images, tmp_path, monkeypatch):
+    typed = ["predict", "runs/small", "--threshold", "0", "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr("detrnb.commands.predictions._table", lambda found: 1 / 0)
+        assert main([*typed, str(images[0])]) == 1
+    assert main([*typed, str(images[1])]) == 0
+    assert [file.stem for file in (tmp_path / "out" / "pictures").iterdir()] == [images[1].stem]
+
+
+@pytest.mark.parametrize("name", ["../apart.txt", "{tmp}/apart.txt", "linked/apart.txt"])
+def test_nothing_outside_a_folder_of_results_is_removed(name, run, images, tmp_path):
+    out, apart = tmp_path / "out", tmp_path / "apart.txt"
+    assert main(["predict", "runs/small", str(images[0]), "--threshold=0", f"--out={out}"]) == 0
+    apart.write_text("theirs")
+    (out / "linked").symlink_to(tmp_path)
+    written = json.loads((out / ".written.json").read_text())
+    written[name.format(tmp=tmp_path)] = hashlib.sha256(b"theirs").hexdigest()
+    (out / ".written.json").write_text(json.dumps(written))
+    assert main(["predict", "runs/small", str(images[0]), "--threshold=0", f"--out={out}"]) == 0
+    assert apart.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("threshold", ["best", "class"])
+def test_where_no_threshold_is_kept_the_command_evaluates_once(
+    threshold, run, images, tmp_path, monkeypatch, capsys
+):
+    evaluated = made_up(monkeypatch)
+    typed = ["--threshold", threshold, "--checkpoint", "last", "--out", str(tmp_path)]
+    assert main(["predict", "runs/small", str(images[0]), *typed]) == 0
+    assert len(evaluated) == 1
+    assert "threshold 0.200, of the best F1" in capsys.readouterr().out
+
+
+def made_up(patch) -> list:
+    """Have thresholds found anew, made-up ones; gives what was evaluated."""
+    best = {"threshold": 0.2, "f1": 0.5, "precision": 0.5, "recall": 0.5, "objects": 9}
+    kept = RunFolder("runs/small").read_thresholds() | {"overall": best}
+    evaluated = []
+    patch.setattr(RunFolder, "read_thresholds", lambda self: {})
+    patch.setattr("detrnb.training.opening.thresholds", lambda *args: kept)
+    evaluate = Run.evaluate
+    patch.setattr(Run, "evaluate", lambda self: evaluated.append(self) or evaluate(self))
+    return evaluated
 
 
 def test_what_leads_to_no_image_is_refused_before_the_run_is_opened(capsys):
