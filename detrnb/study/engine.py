@@ -23,20 +23,14 @@ from pathlib import Path
 import numpy as np
 
 from detrnb.compare import PlannedEntry, StudyPlan, judging_files
-from detrnb.runs import (
-    RunFolder,
-    code_differences,
-    is_uncommitted,
-    log_table,
-    project_root,
-    trained_by,
-)
+from detrnb.runs import RunFolder, is_uncommitted, log_table, project_root
 from detrnb.study.entries import FEW, second_study
 from detrnb.study.here import in_process, run_here
 from detrnb.study.jobs import Job, clear, home_of
+from detrnb.study.origin import check_judged, check_trials, code_of_entries, other_files
 from detrnb.study.rates import chosen, further
 from detrnb.study.slurm import Slurm
-from detrnb.training import code_of, make_data, seconds_per_step
+from detrnb.training import make_data, seconds_per_step
 
 TIMED_STEPS = 40
 
@@ -118,6 +112,12 @@ class Study:
         jobs = [self.trial(entry, f, r) for f in factors for r in self.plan.trials.replicates]
         return [job for job in jobs if not job.is_kept]
 
+    def _kept_trials(self) -> Iterator[Job]:
+        """The trials that rates are chosen by."""
+        for entry in self.plan.tuned:
+            for factor, replicate in product(self.reached(entry), self.plan.trials.replicates):
+                yield self.trial(entry, factor, replicate)
+
     def left(self) -> list[Job]:
         """The runs that can be trained by now, replicate by replicate."""
         if self.is_settled:
@@ -172,25 +172,10 @@ class Study:
         if job.tested:
             entry = job.name.rpartition("-s")[0]
             study = {"plan": plan.hash, "entry": entry, "replicate": replicate}
-            self._check_origin(job)
+            check_judged(job, plan)
         job.keep(study)
         if job.tested and all(x.is_kept for x in self._of(replicate)):
             clear(job.home)
-
-    def _check_origin(self, job: Job) -> None:
-        provenance = job.run.read_provenance()
-        codes = trained_by(provenance)
-        known = [code for code in codes if code is not None]
-        other = sorted({file for code in known for file in _differing(code, self.plan.code)})
-        if len(known) < len(codes):
-            what = "was trained by code that is not known"
-        elif other:
-            what = f"was trained by other code than the plan's ({', '.join(other)})"
-        elif provenance.get("started", "") < self.plan.frozen:
-            what = f"began at {provenance.get('started')}, before the plan ({self.plan.frozen})"
-        else:
-            return
-        raise ValueError(f"{job.run.path} {what}: delete it, and it is trained anew")
 
     def check(self) -> None:
         """See that the plan is committed, and the code is its code; before there is one, that of
@@ -200,15 +185,15 @@ class Study:
             ValueError: it is not.
         """
         if not self.is_settled:
-            self._check_trials(_code(self.plan, {entry.label for entry in self.plan.tuned}))
+            tried = {entry.label for entry in self.plan.tuned}
+            check_trials(self._kept_trials(), code_of_entries(self.plan, tried))
             return
         if is_uncommitted(self.plan_path):
             raise ValueError(
                 f"{self.plan_path} is not committed as it is; commit it before the judged runs, so"
                 " that anybody can see that it came first"
             )
-        now = _code(self.plan, self.only)
-        if other := _differing(now, self.plan.code):
+        if other := other_files(code_of_entries(self.plan, self.only), self.plan.code):
             raise ValueError(
                 f"the code is not that of {self.plan_path}: {', '.join(other)} differ; train from a"
                 " clone at the commit that the plan was settled at"
@@ -238,8 +223,8 @@ class Study:
         entries = [e.model_copy(update=rates.get(e.label, {})) for e in self.plan.entries]
         stated = self.plan.model_copy(update={"entries": tuple(entries)})
         frozen = datetime.now(UTC).isoformat(timespec="seconds")
-        code = _code(stated, {entry.label for entry in stated.entries})
-        self._check_trials(code)
+        code = code_of_entries(stated, {entry.label for entry in stated.entries})
+        check_trials(self._kept_trials(), code)
         origin = {"code": code, "judged_by": judging_files(), "frozen": frozen}
         stated = stated.model_copy(update=origin)
         self.plan = StudyPlan.of(stated.model_dump(mode="json"))
@@ -247,28 +232,6 @@ class Study:
         for replicate in self.plan.trials.replicates:
             clear(home_of(self.plan.name, replicate))
         return self.plan
-
-    def _check_trials(self, code: dict[str, str]) -> None:
-        """See that rates were tried with the code that is here."""
-        others: dict[str, set[str]] = {}
-        commits: set[str] = set()
-        for entry in self.plan.tuned:
-            for factor, replicate in product(self.reached(entry), self.plan.trials.replicates):
-                kept = self.trial(entry, factor, replicate).kept
-                about = kept.read_provenance()
-                for trained in trained_by(about):
-                    other = ["not known"] if trained is None else _differing(trained, code)
-                    if other:
-                        others.setdefault(kept.path.name, set()).update(other)
-                        commits.add(str(about.get("git_commit") or "not known"))
-        if others:
-            files = ", ".join(sorted(set().union(*others.values())))
-            raise ValueError(
-                f"{len(others)} trials were trained by other code than what is here ({files}):"
-                f" {', '.join(sorted(others))}; go on from a clone at their commit"
-                f" ({', '.join(sorted(commits))}), or delete them in {self.folder / 'trials'}, and"
-                " they are trained anew"
-            )
 
     def run(self, workers: int = 1) -> dict[str, str]:
         """Train what is missing, here; gives by name why runs ended otherwise.
@@ -346,17 +309,3 @@ class Study:
 def _end(trial: Job) -> float:
     """Validation AP at a trial's end; 0 where it diverged."""
     return 0.0 if trial.has_failed else float(log_table(trial.kept.read_log())["AP"].iloc[-1])
-
-
-def _code(plan: StudyPlan, only: set[str]) -> dict[str, str]:
-    """The hash of each file that computes what entries describe."""
-    code: dict[str, str] = {}
-    for entry in plan.entries:
-        if entry.label in only:
-            code |= code_of(plan.config(entry.label, plan.first, factor=1.0))
-    return code
-
-
-def _differing(code: dict[str, str], planned: dict[str, str]) -> list[str]:
-    """Files of a code that are not the plan's."""
-    return code_differences(code, {file: planned.get(file) for file in code})

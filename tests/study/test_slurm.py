@@ -17,7 +17,7 @@ import detrnb
 from detrnb.commands import main
 from detrnb.runs import RunFolder
 from detrnb.settings import Config
-from detrnb.study import Slurm, Study, engine
+from detrnb.study import Slurm, Study, engine, origin
 
 
 def typed(line: str) -> tuple[str, Config]:
@@ -42,7 +42,7 @@ def typed(line: str) -> tuple[str, Config]:
 def test_every_line_states_its_runs_settings_wholly(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = Study("smoke")
-    code = engine._code(study.plan, {entry.label for entry in study.plan.entries})
+    code = origin.code_of_entries(study.plan, {entry.label for entry in study.plan.entries})
     settled(study.plan, code=code).write(study.plan_path)
     study = Study("smoke")
     jobs = study.left()
