@@ -26,3 +26,8 @@ def weights_of_a_run(default: str) -> Callable[[Callable], Callable]:
         "--averaged", is_flag=True, help="its averaged weights (train.ema_decay)"
     )
     return lambda command: checkpoint(averaged(own_variants(command)))
+
+
+def typed(ctx: click.Context) -> list[str]:
+    """Names of the parameters that were typed."""
+    return [name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"]

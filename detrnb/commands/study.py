@@ -6,7 +6,7 @@ from contextlib import redirect_stdout
 
 import click
 
-from detrnb.commands.train import typed
+from detrnb.commands.options import typed
 
 STAGES = ("--plan", "--status", "--simulate", "--list")
 # What an option is of; where it is not, it would be ignored.

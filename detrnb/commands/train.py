@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detrnb.commands.options import own_variants
+from detrnb.commands.options import own_variants, typed
 
 if TYPE_CHECKING:  # slow to import
     from detrnb.settings import Config
@@ -43,11 +43,6 @@ def each_once(
             )
         settings[key] = one
     return settings
-
-
-def typed(ctx: click.Context) -> list[str]:
-    """Names of the parameters that were typed."""
-    return [name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"]
 
 
 @click.command(no_args_is_help=True)

@@ -21,16 +21,23 @@ PASSING = ("*.tmp", "lock.json", ".lock.*.claim")  # of one machine's processes
 
 def mirror_of(folder: RunFolder) -> Path | None:
     """Where the copy of a run folder is or would be; None where there is no place for one."""
-    place = _place_of_copies()
-    copy = None if place is None else place / folder.path.name
-    return None if copy is None or copy.resolve() == folder.path.resolve() else copy
+    return _copy_at(folder.path.name, folder.path)
 
 
 def copy_of(path: Path) -> Path | None:
     """Where the copy of a file in a folder of runs/ that is no run is or would be."""
-    place = _place_of_copies()
-    copy = None if place is None else place / path.parent.name / path.name
-    return None if copy is None or copy.resolve() == path.resolve() else copy
+    return _copy_at(f"{path.parent.name}/{path.name}", path)
+
+
+def _copy_at(name: str, path: Path) -> Path | None:
+    """A place among the copies, unless that is the path itself."""
+    chosen = os.environ.get("DETRNB_MIRROR")
+    if chosen is None:
+        chosen = DRIVE / "detrnb" / "runs" if DRIVE.is_dir() else ""
+    if not str(chosen):
+        return None
+    copy = Path(chosen).expanduser() / name
+    return None if copy.resolve() == path.resolve() else copy
 
 
 def keep_copy(path: Path) -> None:
@@ -53,14 +60,6 @@ def bring_back_file(path: Path) -> None:
             " that copy too",
             flush=True,
         )
-
-
-def _place_of_copies() -> Path | None:
-    """The folder that holds the copies."""
-    chosen = os.environ.get("DETRNB_MIRROR")
-    if chosen is None:
-        chosen = DRIVE / "detrnb" / "runs" if DRIVE.is_dir() else ""
-    return Path(chosen).expanduser() if str(chosen) else None
 
 
 def bring_back(folder: RunFolder, resume: str = "auto") -> None:

@@ -173,11 +173,12 @@ def _train(config: Config) -> None:
 def _submit(plan: Plan, configs: Sequence[Config], slurm: Slurm) -> None:
     """Hand runs to a cluster."""
     folder = plan.path.with_suffix(".slurm")
+    files = {name: _written(name, folder) for name in {c.model.variant for c in configs}}
     jobs = []
     for config in configs:
         run, tested = folder_of(config), has_split(config.data, TEST_SPLIT)
-        files = _written(config.model.variant, folder)
-        jobs.append(Job(run.path.name, config, project_root(), run, tested, files))
+        own = files[config.model.variant]
+        jobs.append(Job(run.path.name, config, project_root(), run, tested, own))
     slurm = replace(slurm, name=slurm.name or f"detrnb-{plan.path.stem}")
     number = slurm.submit(jobs, folder)
     print(f"array job {number} trains {len(jobs)} runs; ask again when they are there", flush=True)
