@@ -203,7 +203,14 @@ class Config(Section):
         for stated in (PRESETS[name], chosen, overrides or {}):
             for dotted, value in stated.items():
                 _place(settings, dotted, copy.deepcopy(value))
-        return cls.from_dict(settings)
+        config = cls.from_dict(settings)
+        stated = config.train.model_fields_set  # a run folder's config states every setting
+        if config.train.schedule == "cosine" and "lr_drop" in stated and config.train.lr_drop:
+            raise ValueError(
+                f"train.lr_drop={config.train.lr_drop} would do nothing: the schedule is 'cosine';"
+                " leave it out, or set train.schedule='step'"
+            )
+        return config
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, object]) -> "Config":
