@@ -204,10 +204,10 @@ class Config(Section):
             for dotted, value in stated.items():
                 _place(settings, dotted, copy.deepcopy(value))
         config = cls.from_dict(settings)
-        stated = config.train.model_fields_set  # a run folder's config states every setting
-        if config.train.schedule == "cosine" and "lr_drop" in stated and config.train.lr_drop:
+        train = config.train  # a run folder's states every setting, so `from_dict` cannot tell
+        if train.schedule == "cosine" and "lr_drop" in train.model_fields_set and train.lr_drop:
             raise ValueError(
-                f"train.lr_drop={config.train.lr_drop} would do nothing: the schedule is 'cosine';"
+                f"train.lr_drop={train.lr_drop} would do nothing: the schedule is 'cosine';"
                 " leave it out, or set train.schedule='step'"
             )
         return config
