@@ -37,7 +37,12 @@ OF = {
 @click.option("--dry-run", is_flag=True, help="with --on slurm: print the script, submit nothing")
 @click.option("--time", "limit", default="", help="of a run on slurm, such as 2:00:00")
 @click.option("--partition", default="", help="of slurm's")
-@click.option("--gpus", type=click.IntRange(min=0), default=0, help="of a run on slurm")
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=0),
+    default=0,
+    help="of a run on slurm, to share out its batch",
+)
 @click.option("--cpus", type=click.IntRange(min=1), default=1, help="of a run on slurm")
 @click.pass_context
 def study(

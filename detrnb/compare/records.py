@@ -317,7 +317,7 @@ def _settings_of(record: Record) -> str:
 
 def _of_entry(record: Record) -> dict[str, object]:
     """The settings that an entry's runs share: all but the seed, and what was drawn from it."""
-    settings = what_counts(record.config)
+    settings = what_counts(record.config, record.provenance.get("processes") or 1)
     seed = settings.pop("train.seed", None)
     if settings.get(SCENES) and settings[SCENES] == seed:
         settings[SCENES] = "seed"

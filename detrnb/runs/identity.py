@@ -14,7 +14,7 @@ from detrnb.runs.folder import plain
 ABSENT = "(absent)"
 # Settings that change no number: a name, who reads the images, who is told.
 WITHOUT_EFFECT = ("preset_name", "data.num_workers", "train.trackers")
-IMAGES_A_STEP = "train.batch_size x train.accumulate"
+IMAGES_A_STEP = "train.batch_size x train.accumulate x processes"
 
 
 def config_differences(
@@ -29,19 +29,19 @@ def config_differences(
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def what_counts(config: Mapping[str, object]) -> dict[str, object]:
+def what_counts(config: Mapping[str, object], processes: int = 1) -> dict[str, object]:
     """The settings that change numbers, as dotted key to value: equal for the same run.
 
-    Batches of a step are normalised together, so images a step count, not how passes share them
-    out; that rounding differs is not another run. Where batches are of like aspect ratio, their
-    size says which images meet.
+    Batches of a step are normalised together, so images a step count, not how passes and processes
+    share them out; that rounding differs is not another run. Where batches are of like aspect
+    ratio, their size says which images meet.
     """
     settings = _flat(json.loads(json.dumps(config, default=plain)))
     for key in WITHOUT_EFFECT:
         settings.pop(key, None)
     if "train.batch_size" in settings and not settings.get("data.group_by_aspect"):
         passes = settings.pop("train.accumulate", 1)
-        settings[IMAGES_A_STEP] = settings.pop("train.batch_size") * passes
+        settings[IMAGES_A_STEP] = settings.pop("train.batch_size") * passes * processes
     return settings
 
 

@@ -35,6 +35,10 @@ from detrnb.training import make_data, seconds_per_step
 TIMED_STEPS = 40
 
 
+class Busy(ValueError):
+    """Another process trains the study here."""
+
+
 class Study:
     """A study on disk, before or after its plan was settled.
 
@@ -128,7 +132,7 @@ class Study:
 
     def collect(self) -> None:
         """Keep what has ended where it trains; what a study that trains here does itself."""
-        with suppress(BlockingIOError), self._alone():
+        with suppress(Busy), self._alone():
             self._collect()
 
     def _collect(self) -> dict[str, str]:
@@ -148,7 +152,7 @@ class Study:
         """Let no other process keep, clear or train runs of the study here meanwhile.
 
         Raises:
-            BlockingIOError: one does. The system frees the lock when its process ends.
+            Busy: one does. The system frees the lock when its process ends.
         """
         path = project_root() / "runs" / self.plan.name / "study.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +160,9 @@ class Study:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise
+                raise Busy(
+                    f"another `detrnb study` trains {self.plan.name} here: wait for it, or end it"
+                ) from None
             except OSError as error:  # a file system without locks
                 print(f"warning: {path} cannot be locked ({error}): start no second study here")
             yield
@@ -203,8 +209,13 @@ class Study:
         """Write plan.json, with the rates that the trials chose.
 
         Raises:
+            Busy: another process trains the study here.
             ValueError: there is one already, or trials are missing, or of other code.
         """
+        with self._alone():
+            return self._settle()
+
+    def _settle(self) -> StudyPlan:
         if self.is_settled:
             raise ValueError(
                 f"{self.plan_path} is settled, of {self.plan.frozen}; nothing in it changes once"
@@ -237,22 +248,18 @@ class Study:
         """Train what is missing, here; gives by name why runs ended otherwise.
 
         Raises:
-            ValueError: as for `check`; another process trains the study here.
+            Busy: another process trains the study here.
+            ValueError: as for `check`.
         """
         self.check()
         everything = self.only >= {entry.label for entry in self.plan.entries}
-        try:
-            with self._alone():
-                failed = self._collect()
-                while jobs := [job for job in self.left() if job.name not in failed]:
-                    print(f"{self.plan.name}: {len(jobs)} runs to train", flush=True)
-                    failed |= run_here(jobs, workers, self.keep)
-                if self.is_settled and everything and not failed:
-                    self.time_steps()
-        except BlockingIOError:
-            raise ValueError(
-                f"another `detrnb study` trains {self.plan.name} here: wait for it, or end it"
-            ) from None
+        with self._alone():
+            failed = self._collect()
+            while jobs := [job for job in self.left() if job.name not in failed]:
+                print(f"{self.plan.name}: {len(jobs)} runs to train", flush=True)
+                failed |= run_here(jobs, workers, self.keep)
+            if self.is_settled and everything and not failed:
+                self.time_steps()
         return failed
 
     def submit(self, slurm: Slurm) -> str:

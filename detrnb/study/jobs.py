@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detrnb.runs import (
@@ -27,7 +27,7 @@ class Job:
 
     Attributes:
         name: of its folder.
-        config: its settings.
+        config: its settings, as one process trains it.
         home: where it trains: data, features and runs of one replicate lie there.
         kept: where what a verdict needs of it goes.
         tested: whether it is evaluated on the split that nothing is tuned on; a trial is not.
@@ -63,6 +63,23 @@ class Job:
         words += [word for file in self.variants for word in ("--variants", str(file))]
         return [*words, *["--test"] * self.tested, *settings]
 
+    def shared_out(self, processes: int) -> "Job":
+        """The same run by several processes: each takes a part of the images of a step.
+
+        Raises:
+            ValueError: they cannot be shared out.
+        """
+        train = self.config.train
+        size, rest = divmod(train.batch_size, processes)
+        if rest:
+            raise ValueError(
+                f"{self.name}: train.batch_size {train.batch_size} cannot be shared out among"
+                f" {processes} GPUs, and a run takes as many images a step wherever it trains; take"
+                " a number of GPUs that divides it"
+            )
+        train = train.model_copy(update={"batch_size": size})
+        return replace(self, config=self.config.model_copy(update={"train": train}))
+
     def line(self, start: Sequence[str] = ("detrnb",)) -> str:
         """The command as a shell reads it.
 
@@ -80,11 +97,7 @@ class Job:
         """
         if not self._is_done(self.kept):
             return False
-        if differing := other_settings(self.kept, self.config):
-            raise ValueError(
-                f"{self.kept.path} is of another config ({', '.join(differing)} differ); a study"
-                " compares runs under equal conditions: delete the folder to train it anew"
-            )
+        self._see_settings(self.kept)
         return True
 
     @property
@@ -106,6 +119,18 @@ class Job:
             return folder.test_path.exists()
         return is_over(folder.read_log(), folder.read_config()["train"])
 
+    def _see_settings(self, folder: RunFolder) -> None:
+        """See that what a folder holds was trained as stated.
+
+        Raises:
+            ValueError: it was not.
+        """
+        if differing := other_settings(folder, self.config, 1):
+            raise ValueError(
+                f"{folder.path} is of another config ({', '.join(differing)} differ); a study"
+                " compares runs under equal conditions: delete the folder to train it anew"
+            )
+
     def keep(self, study: Mapping[str, object]) -> None:
         """Copy what a verdict needs, what marks the run as ended last.
 
@@ -113,11 +138,12 @@ class Job:
             study: for its provenance: the plan's hash, entry and replicate.
 
         Raises:
-            ValueError: it is not there.
+            ValueError: it is not there, or of another config.
         """
         source, kept = self.run, self.kept
         if not source.config_path.exists():
             raise ValueError(f"{source.path} is not there: nothing to keep of it")
+        self._see_settings(source)
         kept.path.mkdir(parents=True, exist_ok=True)
         _copy(kept, source.config_path, source.history_path)
         kept.write_provenance(source.read_provenance() | {"study": study})

@@ -145,9 +145,9 @@ class Judgement:
         return (
             f"{plan.name} and {plan.baseline} were each trained {_times(plan.seeds)} with"
             f" detrnb's preset {plan.preset} ({config.train.epochs} epochs,"
-            f" {config.train.batch_size} images a step); runs of equal seed share the order of the"
-            f" data and the initial weights of shared parts{self._scenes}. The number of seeds was"
-            f" fixed before the first run, and AP is that after the last epoch."
+            f" {config.train.global_batch(1)} images a step); runs of equal seed share the order of"
+            f" the data and the initial weights of shared parts{self._scenes}. The number of seeds"
+            f" was fixed before the first run, and AP is that after the last epoch."
             f" {methods(self.found)}"
             f" {' '.join(self._notes)}"
         )

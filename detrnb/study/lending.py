@@ -42,7 +42,7 @@ def seeds_lent(plan: Plan) -> tuple[int, ...]:
 def _is_equal(plan: Plan, seed: int) -> bool:
     """Whether the kept study has the baseline's run, of these settings and this code."""
     kept, stated = lent(plan, seed), plan.config(plan.baseline, seed)
-    if not kept.test_path.exists() or other_settings(kept, stated):
+    if not kept.test_path.exists() or other_settings(kept, stated, 1):
         return False
     return trained_by(kept.read_provenance()) == [code_of(stated)]
 

@@ -23,7 +23,7 @@ class Slurm:
         name: of the array job; `judge` makes one where there is none.
         time: limit, as sbatch takes it; empty for the partition's.
         partition: empty for the cluster's own choice.
-        gpus: of each run; several train it together under torchrun.
+        gpus: of each run; several train it together under torchrun, and share out its batches.
         cpus: of each run.
     """
 
@@ -34,12 +34,16 @@ class Slurm:
     cpus: int = 1
 
     def lines(self, jobs: Sequence[Job]) -> list[str]:
-        """A command a run, with this process's interpreter and code."""
+        """A command a run, with this process's interpreter and code.
+
+        Raises:
+            ValueError: the GPUs cannot share out a run's batches.
+        """
         start = [sys.executable, "-m", "detrnb"]
         if self.gpus > 1:
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
             start = [*torchrun, "--nproc-per-node", str(self.gpus), "-m", "detrnb"]
-        return [job.line(start) for job in jobs]
+        return [job.shared_out(max(1, self.gpus)).line(start) for job in jobs]
 
     def script(self, count: int, folder: Path) -> str:
         """The array job: a task reads its line, and is queued again when its time is up.
@@ -86,8 +90,8 @@ class Slurm:
         """Write lines and script into a folder and hand them to sbatch; gives the job's number.
 
         Raises:
-            ValueError: there is no SLURM here, this study's jobs are queued already, or sbatch
-                refuses.
+            ValueError: as for `lines`; there is no SLURM here, this study's jobs are queued
+                already, or sbatch refuses.
         """
         if shutil.which("sbatch") is None:
             raise ValueError(

@@ -45,7 +45,7 @@ def simulation(study: Study, spread: float) -> str:
 
 def _trials(study: Study) -> list[str]:
     lines = [f"{study.plan.name}: no plan is settled; trials of learning rates"]
-    for entry in study.plan.tuned:
+    for entry in (e for e in study.plan.tuned if e.label in study.only):
         left = study.trials_left(entry)
         tried = ", ".join(f"{factor:g}" for factor in sorted(study.reached(entry))) or "none"
         state = f"{len(left)} runs are missing" if left else "settled"
@@ -79,7 +79,8 @@ def _lost_by_half(preset: str) -> list[str]:
 
 
 def _judged(study: Study) -> list[str]:
-    plan, jobs = study.plan, study.judged_jobs
+    plan = study.plan
+    jobs = {run: job for run, job in study.judged_jobs.items() if run[0] in study.only}
     kept = {run for run, job in jobs.items() if job.is_kept}
     failed = {run for run in kept if jobs[run].has_failed}
     begun = [j for run, j in jobs.items() if run not in kept and j.run.config_path.exists()]
@@ -90,7 +91,7 @@ def _judged(study: Study) -> list[str]:
     seconds = {run: jobs[run].kept.read_provenance().get("wall_time_s", np.nan) for run in kept}
     overall = np.nanmean(list(seconds.values())) if kept else np.nan
     total = 0.0
-    for entry in plan.entries:
+    for entry in (e for e in plan.entries if e.label in study.only):
         wanted = [run for run in jobs if run[0] == entry.label]
         there = [run for run in wanted if run in kept]
         missing = [str(replicate) for label, replicate in wanted if (label, replicate) not in kept]
@@ -113,7 +114,7 @@ def _judged(study: Study) -> list[str]:
             else "how long is not known before the first run is kept"
         )
     lines += _code(study, kept)
-    if len(kept) == len(jobs):
+    if all(job.is_kept for job in study.judged_jobs.values()):
         lines.append("all are there; verdicts: compare.read_ladder, notebook 07")
         if not study.is_timed:
             lines.append("steps are not timed yet: `detrnb study`, with nothing beside it")

@@ -83,14 +83,23 @@ def _code_of_class(target: str) -> dict[str, str]:
     return {key: hash_of_file(file)}
 
 
-def other_settings(folder: RunFolder, config: Config) -> dict[str, tuple[object, object]]:
+def other_settings(
+    folder: RunFolder, config: Config, processes: int | None = None
+) -> dict[str, tuple[object, object]]:
     """Settings that change numbers and in which a folder's run and a config differ: there, here.
 
     What the config leaves to the data is taken as that run began.
+
+    Args:
+        processes: that the config is stated for; as many as the run had where it is None.
     """
     settings = folder.read_config()
     stated = config.as_begun(settings).model_dump(mode="json")
-    return config_differences(what_counts(Config.completed(settings)), what_counts(stated))
+    there = folder.read_provenance().get("processes") or 1
+    return config_differences(
+        what_counts(Config.completed(settings), there),
+        what_counts(stated, there if processes is None else processes),
+    )
 
 
 def other_code(provenance: Mapping[str, object], now: Mapping[str, str | None]) -> str:

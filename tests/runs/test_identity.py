@@ -19,6 +19,11 @@ def counted(**dotted: object) -> dict:
     return what_counts(Config.preset("smoke", overrides=overrides).model_dump(mode="json"))
 
 
+def of_batch(batch_size: int) -> dict:
+    overrides = {"train.batch_size": batch_size}
+    return Config.preset("smoke", overrides=overrides).model_dump(mode="json")
+
+
 def test_config_differences_are_dotted_and_complete():
     old = {"train": {"lr": 1e-4, "epochs": 2}, "model": {"options": {}, "layers": (1, 2)}}
     new = {"train": {"lr": 1e-5, "epochs": 2}, "model": {"layers": [1, 2], "depth": None}}
@@ -35,6 +40,8 @@ def test_settings_that_change_no_number_do_not_count():
     assert what_counts({"preset_name": "mine"}) == what_counts({"preset_name": "toy"})
     assert counted(train__batch_size=4, train__accumulate=2) == counted(train__batch_size=8)
     assert counted(train__batch_size=4) != counted(train__batch_size=8)
+    assert what_counts(of_batch(4), 2) == what_counts(of_batch(8))
+    assert what_counts(of_batch(8), 2) != what_counts(of_batch(8))
     grouped = {"data__group_by_aspect": True}  # there a batch's size says which images meet
     assert counted(train__batch_size=4, train__accumulate=2, **grouped) != counted(**grouped)
 

@@ -67,6 +67,27 @@ def test_dry_run_shows_the_script_and_submits_nothing(quick, monkeypatch, capsys
     assert "of --on slurm" in capsys.readouterr().err
 
 
+def test_a_run_takes_as_many_images_a_step_on_several_gpus(quick, capsys):
+    """As the plan states them; what took more is no run of the plan."""
+    study = write_plan()
+    job = study.judged("detr", 200)
+    assert [typed(line)[1].train.batch_size for line in Slurm(gpus=2).lines([job])] == [2]
+    assert typed(Slurm(gpus=1).lines([job])[0])[1] == job.config
+    with pytest.raises(ValueError, match="batch_size 4 cannot be shared out among 3 GPUs"):
+        study.script(Slurm(gpus=3))
+
+    write_ended(job.shared_out(2), 0.3, processes=2)
+    study.collect()
+    assert study.judged("detr", 200).is_kept
+    write_ended(study.judged("twin", 200), 0.3, processes=2)
+    capsys.readouterr()
+    study.collect()
+    assert (
+        "another config (train.batch_size x train.accumulate x processes" in capsys.readouterr().out
+    )
+    assert not study.judged("twin", 200).is_kept
+
+
 def test_runs_that_have_ended_are_kept_and_not_listed(quick, capsys):
     study = write_plan()
     write_ended(study.judged("detr", 200), 0.3)

@@ -121,6 +121,19 @@ def test_status_says_what_is_missing_begun_and_how_long(quick):
     assert "about 5:00 left" in told
 
 
+def test_status_is_of_the_entries_that_are_asked_for(quick, capsys):
+    study = write_plan()
+    for replicate in (200, 201):
+        write_ended(study.judged("detr", replicate), 0.3)
+    only = ["study", "--preset", "smoke", "--status", "--only"]
+    assert main([*only, "detr"]) == 0
+    told = capsys.readouterr().out
+    assert "2 of 2 runs are kept" in told and "adaptive_res" not in told
+    assert "all are there" not in told  # of the study, for verdicts, they are not
+    assert main([*only, "twin"]) == 0
+    assert "missing: 200, 201" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "provenance, why",
     [
@@ -154,6 +167,8 @@ def test_two_studies_in_one_place_are_refused_and_a_look_beside_one_keeps_nothin
         assert "another `detrnb study` trains second-smoke here" in capsys.readouterr().err
         assert main(["study", "--preset", "smoke", "--status"]) == 0
         assert not job.is_kept and not trained
+        assert main(["study", "--preset", "smoke", "--plan"]) == 1
+        assert "another `detrnb study` trains second-smoke here" in capsys.readouterr().err
     assert main(["study", "--preset", "smoke", "--status"]) == 0
     assert job.is_kept
 
@@ -254,9 +269,10 @@ def test_kept_run_of_another_config_is_refused(quick):
     job = study.judged("detr", 200)
     write_ended(job, 0.3)
     study.collect()
-    settings = job.kept.read_config()
+    settings, provenance = job.kept.read_config(), job.kept.read_provenance()
     settings["train"]["lr"] = 1.0
     job.kept.create(settings)
+    job.kept.write_provenance(provenance)
     with pytest.raises(ValueError, match="of another config .train.lr differ.*delete the folder"):
         Study("smoke").left()
 
