@@ -1,6 +1,6 @@
 """What each of two processes does in test_processes.py, which starts them with torchrun.
 
-In the folder given: train a run, be refused its folder, train it again with an interruption, train
+In the folder given: train a run, evaluate it, be refused its folder, train it again with an interruption, train
 it with accumulated batches, and so that the second process alone meets a NaN. What was raised is
 written to files.
 """
@@ -22,6 +22,7 @@ from detrnb.loss.matcher import NonFiniteError
 from detrnb.model.transformer import TransformerEncoder
 from detrnb.settings.config import Config
 from detrnb.training.global_batch import TrainingDiverged
+from detrnb.training.opening import Run, keep_test
 from detrnb.training.run import fit
 
 SETTINGS = {
@@ -61,6 +62,17 @@ def recorded_norms(file: Path) -> Iterator[None]:
     yield
     Accelerator.clip_grad_norm_ = clip
     file.write_text(json.dumps([norm.item() for norm in norms]))
+
+
+def evaluated(run: Run, name: str) -> None:
+    """Evaluate a run on both splits that it was not trained on; write what that gives."""
+    found = {}
+    for split in ("val2017", "test2017"):
+        evaluation = run.evaluate(split)
+        scores = {image: d["scores"].tolist() for image, d in evaluation.detections.items()}
+        found[split] = [evaluation.log, evaluation.metrics.stats, scores]
+    keep_test(run)
+    Path(f"evaluated-{name}.json").write_text(json.dumps(found))
 
 
 def refused(rank: int) -> None:
@@ -104,7 +116,7 @@ if __name__ == "__main__":
     os.chdir(sys.argv[1])
     rank = int(os.environ["RANK"])
     with recorded_norms(Path(f"norms-together-{rank}.json")):
-        fit(config(), name="together")
+        evaluated(fit(config(), name="together"), f"together-{rank}")
     refused(rank)
     broken_off()
     with recorded_norms(Path(f"norms-accumulated-{rank}.json")):

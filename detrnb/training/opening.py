@@ -135,6 +135,8 @@ def evaluate_split(
 ) -> Evaluation:
     """Losses, metrics and detections of a model on a split of its data.
 
+    Processes of a run call it together, and share out the images.
+
     Args:
         split: the validation split unless named.
         limit: how many images, from the first; None for all.
@@ -143,7 +145,13 @@ def evaluate_split(
     if limit is not None:
         dataset = Subset(dataset, range(min(limit, len(dataset))))
     accelerator = make_accelerator(config.train.precision)
-    loader = make_loader(dataset, config.train.batch_size, num_workers=config.data.num_workers)
+    loader = make_loader(
+        dataset,
+        config.train.batch_size,
+        num_workers=config.data.num_workers,
+        process=(accelerator.process_index, accelerator.num_processes),
+        device=accelerator.device,
+    )
     criterion = build_criterion(config.model).to(accelerator.device)
     return evaluate(model, criterion, loader, accelerator)
 

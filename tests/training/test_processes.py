@@ -68,7 +68,8 @@ def project(tmp_path_factory):
         code, errors = start(folder, script, str(folder))
         assert code == 0, errors
         with two_processes.recorded_norms(folder / "norms-alone.json"):
-            fit(two_processes.config(batch_size=8), name="alone")
+            run = fit(two_processes.config(batch_size=8), name="alone")
+        two_processes.evaluated(run, "alone")
         yield folder
 
 
@@ -90,6 +91,22 @@ def test_two_processes_log_what_one_does(project):
         assert ours.pop(per_class) == pytest.approx(theirs.pop(per_class), abs=apart)
         for key, value in theirs.items():
             assert ours[key] == pytest.approx(value, **CLOSE), key
+
+
+@pytest.mark.cuda
+def test_two_processes_evaluate_what_one_does(project):
+    """Of the test split's two images the second process has none."""
+    alone, *both = (
+        json.loads((project / f"evaluated-{name}.json").read_text())
+        for name in ("alone", "together-0", "together-1")
+    )
+    for found in both:
+        for split, (log, stats, _) in alone.items():
+            assert found[split][0] == pytest.approx(log, **CLOSE)
+            assert found[split][1] == pytest.approx(stats, abs=1e-3)
+    assert both[0]["test2017"][2].keys() == alone["test2017"][2].keys()
+    tests = [RunFolder(project / "runs" / name).read_test() for name in ("alone", "together")]
+    assert tests[0]["coco_eval_bbox"] == pytest.approx(tests[1]["coco_eval_bbox"], abs=1e-3)
 
 
 @pytest.mark.cuda
