@@ -1,8 +1,8 @@
 """What each of two processes does in test_processes.py, which starts them with torchrun.
 
-In the folder given: train a run, evaluate it, be refused its folder, train it again with an interruption, train
-it with accumulated batches, and so that the second process alone meets a NaN. What was raised is
-written to files.
+In the folder given: train a run, evaluate it, be refused its folder, train it again with an
+interruption, train it with accumulated batches, and so that the second process alone meets a NaN.
+What was raised is written to files.
 """
 
 import json

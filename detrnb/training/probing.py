@@ -9,6 +9,7 @@ from itertools import cycle, islice
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 
 from detrnb.datasets import Batch, CocoDataset, TrainTransform, resize_shape, resolved
 from detrnb.settings import Config, DataConfig, cautions, describe
@@ -53,7 +54,7 @@ def probe(ready: Prepared, config: Config, steps: int) -> Probe:
     device = ready.accelerator.device
     begin = time.perf_counter()
     batches = [
-        loader.collate_fn([loader.dataset[index] for index in indices])
+        send_to_device(loader.collate_fn([loader.dataset[index] for index in indices]), device)
         for indices in islice(cycle(loader.batch_sampler), steps * train.accumulate)
     ]
     read_s = (time.perf_counter() - begin) / steps
@@ -170,10 +171,10 @@ def _undone(ready: Prepared) -> Iterator[None]:
 def _largest_batch(data: DataConfig, dataset: CocoDataset, batch: Batch) -> Batch:
     """A batch of black images as large as training can have, with another's targets."""
     images, _, targets = batch
-    sizes = dataset.image_sizes
+    device, sizes = images.device, dataset.image_sizes
     H, W = largest_size(data, sizes, len(images)) if np.isfinite(sizes).all() else images.shape[2:]
-    images = torch.zeros(len(images), 3, H, W, dtype=torch.uint8)
-    return images, torch.zeros(len(images), H, W, dtype=torch.bool), targets
+    images = torch.zeros(len(images), 3, H, W, dtype=torch.uint8, device=device)
+    return images, torch.zeros(len(images), H, W, dtype=torch.bool, device=device), targets
 
 
 def largest_size(data: DataConfig, sizes: np.ndarray, batch_size: int) -> tuple[int, int]:
