@@ -134,7 +134,7 @@ def _can_test(config: "Config", name: str | None) -> bool:
 
 def _replay(ctx: click.Context, file: Path) -> None:
     """Say what of a step that failed is not finite first."""
-    others = [name for name in typed(ctx) if name != "replay"]
+    others = [name for name in typed(ctx) if name not in ("replay", "variants")]
     if others:
         raise click.UsageError(
             f"--replay takes all settings from its file; leave out {', '.join(others)}"

@@ -34,12 +34,14 @@ def what_counts(config: Mapping[str, object], processes: int = 1) -> dict[str, o
 
     Batches of a step are normalised together, so images a step count, not how passes and processes
     share them out; that rounding differs is not another run. Where batches are of like aspect
-    ratio, their size says which images meet.
+    ratio, their size and number say which images meet.
     """
     settings = _flat(json.loads(json.dumps(config, default=plain)))
     for key in WITHOUT_EFFECT:
         settings.pop(key, None)
-    if "train.batch_size" in settings and not settings.get("data.group_by_aspect"):
+    if settings.get("data.group_by_aspect"):
+        settings["processes"] = processes
+    elif "train.batch_size" in settings:
         passes = settings.pop("train.accumulate", 1)
         settings[IMAGES_A_STEP] = settings.pop("train.batch_size") * passes * processes
     return settings

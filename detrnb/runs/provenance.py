@@ -37,9 +37,12 @@ def this_process() -> dict[str, object]:
     }
 
 
-def is_uncommitted(path: Path) -> bool:
-    """Whether a repository of git holds a file otherwise than in its last commit, or not at all."""
-    return bool(_git(path.parent, "status", "--porcelain", "--", path.name))
+def is_uncommitted(path: Path) -> bool | None:
+    """Whether a repository of git holds a file otherwise than in its last commit, or not at all;
+    None where no repository tells.
+    """
+    told = _git(path.parent, "status", "--porcelain", "--", path.name)
+    return None if told is None else bool(told)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

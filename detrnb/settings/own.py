@@ -25,7 +25,7 @@ from detrnb.settings.registry import (
     nearest,
     resolve,
 )
-from detrnb.settings.source import Source, differences, source_of
+from detrnb.settings.source import Source, differences, forget_text, source_of
 
 _KNOWN: dict[str, Source] = {}  # of users' variants, as they were registered last
 
@@ -78,6 +78,7 @@ def register(variant: Variant) -> None:
         needs_encoder=variant.needs_encoder or bool(changes_encoder),
     )
     enter(variant)
+    forget_text(variant)
     _KNOWN[variant.name] = source_of(variant)
     if before is not None and known is not None:
         changes = _changes(before, variant, known, _KNOWN[variant.name])

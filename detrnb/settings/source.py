@@ -42,8 +42,19 @@ class Source:
         return not self.missing
 
 
+def forget_text(variant: "Variant") -> None:
+    """Have the files that have just defined a variant's classes read again, where they changed.
+
+    Not later: once a class is defined, what its file becomes is not its source.
+    """
+    for target in variant.parts.values():
+        module = sys.modules.get(getattr(target, "__module__", None))
+        if (path := getattr(module, "__file__", None)) and isinstance(target, type):
+            linecache.checkcache(path)
+
+
 def source_of(variant: "Variant") -> Source:
-    """The source of a variant's own classes, as it is now."""
+    """The source of a variant's own classes, as it was when they were defined."""
     collected = _Collected()
     for target in variant.parts.values():
         if isinstance(target, type):

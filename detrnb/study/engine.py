@@ -194,7 +194,14 @@ class Study:
             tried = {entry.label for entry in self.plan.tuned}
             check_trials(self._kept_trials(), code_of_entries(self.plan, tried))
             return
-        if is_uncommitted(self.plan_path):
+        uncommitted = is_uncommitted(self.plan_path)
+        if uncommitted is None:
+            print(
+                f"warning: {self.plan_path} is in no repository that git tells of: nobody will see"
+                " that the plan came before its runs",
+                flush=True,
+            )
+        if uncommitted:
             raise ValueError(
                 f"{self.plan_path} is not committed as it is; commit it before the judged runs, so"
                 " that anybody can see that it came first"

@@ -22,8 +22,17 @@ def second_study(preset: str = "toy", *, full: bool = False) -> StudyPlan:
         preset: of all runs; `smoke` tries the way.
         full: trials as long as judged runs. Of `detr` and `conditional` both are kept: the rate
             that trials of half the length choose is the best at full length too.
+
+    Raises:
+        ValueError: the preset's data are not generated.
     """
-    epochs = Config.preset(preset).train.epochs
+    stated = Config.preset(preset)
+    if stated.data.toy is None:
+        raise ValueError(
+            f"preset {preset} trains on data that are not generated, and each replicate of the"
+            " study draws scenes of its own; take toy or smoke, and `judge` for other data"
+        )
+    epochs = stated.train.epochs
     budgets = {_budget(round(epochs * share)): round(epochs * share) for share in BUDGETS}
     shorter, longer, longest = budgets
     changes = [

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
+from types import MappingProxyType
 
 import torch
 
@@ -48,7 +49,7 @@ def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> 
     def one(job: Job) -> None:
         with machine.place() as environment:
             if workers > 1:
-                machine.prepare(job)
+                machine.prepare(job, environment)
             say(f"{job.name} begins")
             code = _process(job, environment, alone=workers == 1)
         with lock:
@@ -98,13 +99,13 @@ class _Machine:
         finally:
             self.places.put(gpu)
 
-    def prepare(self, job: Job) -> None:
-        """Make the data and features that a job shares with others of its home."""
+    def prepare(self, job: Job, environment: dict[str, str]) -> None:
+        """Make the data and features that a job shares with others of its home, on its GPU."""
         with self.lock:
             making = self.made.setdefault(job.home, Lock())
         with making:
             if job.home not in self.ready:
-                in_process(job.home, make_data, job.config)
+                in_process(job.home, make_data, job.config, environment=environment)
                 self.ready.add(job.home)
 
 
@@ -125,17 +126,23 @@ def _process(job: Job, environment: dict[str, str], *, alone: bool) -> int:
             child.wait()
 
 
-def in_process(home: Path, compute: Callable[..., object], *arguments: Config | int) -> object:
+def in_process(
+    home: Path,
+    compute: Callable[..., object],
+    *arguments: Config | int,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> object:
     """What a function gives in a process of its own, whose data and runs lie in a home."""
+    changed = {**environment, HOME: str(home)}
     with ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=_begin, initargs=(str(home),)
+        1, mp_context=get_context("spawn"), initializer=_begin, initargs=(changed,)
     ) as pool:
         return pool.submit(compute, *arguments).result()
 
 
-def _begin(home: str) -> None:
+def _begin(environment: dict[str, str]) -> None:
     """Where a child's runs and data lie; it ends with its parent, however that ends."""
-    os.environ[HOME] = home
+    os.environ.update(environment)
 
     def wait() -> None:
         connection.wait([parent_process().sentinel])

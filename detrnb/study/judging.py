@@ -19,7 +19,14 @@ from detrnb.compare import (
     verdicts,
 )
 from detrnb.datasets import has_split, open_split, resolved
-from detrnb.runs import RunFolder, bring_back_file, is_over, project_root, write_whole
+from detrnb.runs import (
+    RunFolder,
+    bring_back_file,
+    hash_of_text,
+    is_over,
+    project_root,
+    write_whole,
+)
 from detrnb.settings import BASELINE, Config, own_sources, resolve
 from detrnb.study.entries import FEW
 from detrnb.study.jobs import Job
@@ -56,6 +63,7 @@ def judge(
     no verdict, for who looks after each seed and stops when it suits finds differences that are
     none. Fewer than FEWEST_SEEDS are described, and are no look. Beyond that one extension is
     possible, after which each look counts half. Stopped, it goes on where it was by the same call.
+    A class of your own that has changed since is judged anew, and the verdict tells how often.
 
     Where the preset's data are generated, pairs are numbered from 200 and each has scenes of its
     own, which nobody has seen while an idea was made. The baseline's runs of the kept study serve
@@ -75,14 +83,17 @@ def judge(
 
     Raises:
         ValueError: another number of seeds was settled, or a variant is unknown, or its source
-            cannot be kept for the cluster's processes.
+            cannot be kept for the cluster's processes; `on` is neither of these.
     """
     for variant in (name, baseline):
         resolve(variant)
     if name == baseline:
         raise ValueError(f"{name!r} against itself has no difference; name another baseline")
     generated = Config.preset(preset).data.toy is not None
-    asked = Plan(name, baseline, preset, (seeds,), {}, FIRST_REPLICATE if generated else 0)
+    if not isinstance(on, Slurm) and on not in ("here", "slurm"):
+        raise ValueError(f"on is {on!r}; expected 'here', 'slurm' or a Slurm")
+    first = FIRST_REPLICATE if generated else 0
+    asked = Plan(name, baseline, preset, (seeds,), {}, first, sources=_sources(name, baseline))
     plan = _settled(asked, tune)
     missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(plan, config)]
     if missing:
@@ -102,12 +113,20 @@ def _settled(asked: Plan, tune: bool) -> Plan:
     """The plan as it was settled, extended if that is what is asked; written down."""
     path = asked.path
     bring_back_file(path)
-    if not path.exists():
+    plan = Plan.read(path) if path.exists() else None
+    if plan is not None and plan.sources and plan.sources != asked.sources:
+        print(
+            f"{asked.name} or {asked.baseline} has changed since {path} was written: it is judged"
+            " anew, and the verdict says so",
+            flush=True,
+        )
+        asked, plan = replace(asked, earlier=plan.earlier + 1), None
+    if plan is None:
+        path.with_suffix(".times").unlink(missing_ok=True)  # of another version, or plan
         plan = replace(asked, rates=_tuned(asked) if tune else {})
         plan = replace(plan, kept=seeds_lent(plan))
         plan.write()
         return plan
-    plan = Plan.read(path)
     if tune != bool(plan.rates):
         how = "tuned rates" if plan.rates else "the preset's rates"
         raise ValueError(
@@ -118,17 +137,16 @@ def _settled(asked: Plan, tune: bool) -> Plan:
     if asked.seeds == plan.seeds:
         return plan
     reached = all(_is_there(plan, config) for _, config in _runs(plan))
-    if asked.seeds < plan.seeds or not reached or len(plan.looks) > 1:
+    if asked.seeds < plan.seeds or not reached or len(plan.judged) > 1:
         raise ValueError(
             f"{path.stem} was planned with {plan.seeds} seeds"
-            + (" after its one extension" if len(plan.looks) > 1 else "")
+            + (" after its one extension" if len(plan.judged) > 1 else "")
             + f", now {asked.seeds} are asked for: a number that follows the results finds"
             " differences that are none. "
             + ("" if reached else "Reach the planned number first; then ")
-            + ("" if len(plan.looks) > 1 else "one extension to more is possible")
+            + ("" if len(plan.judged) > 1 else "one extension to more is possible")
         )
-    tested = tuple(look for look in plan.looks if look >= FEWEST_SEEDS)  # fewer were described
-    plan = replace(plan, looks=(*tested, asked.seeds))
+    plan = replace(plan, looks=(*plan.looks, asked.seeds))
     plan = replace(plan, kept=seeds_lent(plan) if plan.kept else ())
     plan.write()
     return plan
@@ -139,6 +157,12 @@ def _runs(plan: Plan) -> Iterator[tuple[str, Config]]:
     for seed in plan.numbers:
         for entry in (plan.baseline, plan.name):
             yield entry, plan.config(entry, seed)
+
+
+def _sources(name: str, baseline: str) -> dict[str, str]:
+    """By name, hashes of the source of a user's own variants on either side."""
+    known = own_sources(name) | own_sources(baseline)
+    return {own: hash_of_text(source.text) for own, source in known.items()}
 
 
 def _folder(plan: Plan, config: Config) -> RunFolder:
@@ -154,7 +178,9 @@ def _is_there(plan: Plan, config: Config) -> bool:
     folder = _folder(plan, config)
     if folder.failed_path.exists():
         return True
-    if not is_over(folder.read_log(), config.train.model_dump()):
+    log = folder.read_log()
+    # The data may have said how long it trains.
+    if not log or not is_over(log, config.as_begun(folder.read_config()).train.model_dump()):
         return False
     return folder.test_path.exists() or not has_split(config.data, TEST_SPLIT)
 
@@ -290,22 +316,29 @@ def _judged(plan: Plan, times: Mapping[str, Mapping[str, float]] | None = None) 
         times: as `_timed` gives; without, the logs' times count.
     """
     there = [(entry, config) for entry, config in _runs(plan) if _is_there(plan, config)]
-    diverged = [(e, config) for e, config in there if _folder(plan, config).failed_path.exists()]
     records: list[Record] = []
+    diverged: Counter[str] = Counter()
     for entry, config in there:
-        if (entry, config) not in diverged:
-            (record,) = read_records([_folder(plan, config).path])
-            step_s = (times or {}).get(str(config.train.seed), {}).get(entry)
-            timing = {} if step_s is None else {"step_s": step_s, "steps": TIMED_STEPS}
-            name = f"{entry}-s{config.train.seed}"
-            records.append(replace(record, name=name, timing=timing))
-    if len(there) < 2 * plan.seeds:
-        return Judgement(plan, tuple(records))
+        folder, number = _folder(plan, config), config.train.seed
+        if folder.failed_path.exists():
+            diverged[entry] += 1
+            continue
+        (record,) = read_records([folder.path])
+        step_s = (times or {}).get(str(number), {}).get(entry)
+        timing = {} if step_s is None else {"step_s": step_s, "steps": TIMED_STEPS}
+        # A lent run has its own study's place; and a name may not tell the entry.
+        place = {"plan": plan.path.stem, "entry": entry, "replicate": number}
+        about = {**record.provenance, "study": place}
+        name = f"{entry}-s{number}"
+        records.append(replace(record, name=name, timing=timing, provenance=about))
+    whole = max(diverged.values(), default=0) < plan.seeds
+    if len(there) < 2 * plan.seeds or not whole:
+        return Judgement(plan, tuple(records), diverged=diverged)
     found = verdicts(
         records,
         plan.baseline,
         accept=("learning rate",) if plan.rates else (),
-        failed=Counter(entry for entry, _ in diverged),
-        level=LEVEL / len(plan.looks),
+        failed=diverged,
+        level=LEVEL / max(1, len(plan.judged)),
     )
-    return Judgement(plan, tuple(records), found)
+    return Judgement(plan, tuple(records), found, diverged)

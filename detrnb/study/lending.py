@@ -4,7 +4,13 @@ from detrnb.compare import read_ladder
 from detrnb.runs import RunFolder, project_root, trained_by
 from detrnb.study.entries import study_name
 from detrnb.study.judgement import Plan
-from detrnb.training import TrainingDiverged, code_of, first_epoch, other_settings
+from detrnb.training import (
+    TrainingDiverged,
+    code_of,
+    first_epoch,
+    make_accelerator,
+    other_settings,
+)
 
 FOLDER = "data", "study"
 
@@ -42,6 +48,11 @@ def seeds_lent(plan: Plan) -> tuple[int, ...]:
 def _is_equal(plan: Plan, seed: int) -> bool:
     """Whether the kept study has the baseline's run, of these settings and this code."""
     kept, stated = lent(plan, seed), plan.config(plan.baseline, seed)
+    here = make_accelerator(stated.train.precision).mixed_precision
+    if kept.read_provenance().get("precision") == here:  # whatever each of them calls it
+        precision = kept.read_config()["train"]["precision"]
+        train = stated.train.model_copy(update={"precision": precision})
+        stated = stated.model_copy(update={"train": train})
     if not kept.test_path.exists() or other_settings(kept, stated, 1):
         return False
     return trained_by(kept.read_provenance()) == [code_of(stated)]

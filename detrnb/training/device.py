@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 T = TypeVar("T")
+# While the main process makes features or copies a run, the others wait; nccl's own limit, after
+# which it ends all of them, is ten minutes.
+PATIENCE = timedelta(hours=6)
 
 
 def processes() -> PartialState:
@@ -26,7 +30,7 @@ def processes() -> PartialState:
     # Without a CUDA device they run on the processor, which accelerate must be told: it would else
     # take each for the only one.
     launched = "LOCAL_RANK" in os.environ
-    return PartialState(cpu=launched and not torch.cuda.is_available())
+    return PartialState(cpu=launched and not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def default_device() -> torch.device:
@@ -66,7 +70,13 @@ def sum_over_hosts(number: int) -> int:
 @cache
 def _hosts() -> torch.distributed.ProcessGroup:
     """All processes, joined by their hosts whatever joins their devices."""
-    return torch.distributed.new_group(backend="gloo")
+    try:
+        return torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    except RuntimeError as error:
+        raise ValueError(
+            f"processes of several machines cannot reach each other by their names ({error}); name"
+            " the network's interface, as `ip address` shows it, in GLOO_SOCKET_IFNAME on each"
+        ) from error
 
 
 def _portable(error: Exception) -> Exception:
@@ -87,13 +97,19 @@ def make_accelerator(precision: str) -> Accelerator:
 
     `auto` is bf16 where a CUDA device computes in it, fp16 on other CUDA devices (a T4 only
     emulates bf16), and fp32 on processors, whatever they offer: one with bf16 would give other
-    results than its neighbour without.
+    results than its neighbour without. A processor has no fp16 to train in: asked for it, it
+    computes in fp32, and that is said.
     """
     if precision == "auto":
         precision = "fp32"
         if torch.cuda.is_available():
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             precision = "bf16" if native else "fp16"
+    if precision == "fp16" and default_device().type == "cpu":
+        # accelerate would compute so too, and call it fp16.
+        precision = "fp32"
+        if processes().is_main_process:
+            print("fp16 is of GPUs: this processor computes in fp32", flush=True)
     # accelerate keeps one state a process and refuses another precision; a notebook may want it.
     AcceleratorState._reset_state()
     processes()

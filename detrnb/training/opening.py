@@ -24,7 +24,7 @@ from detrnb.datasets import (
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
 from detrnb.runs import Mirror, RunFolder, located, log_table, read_log, this_process
 from detrnb.settings import Config
-from detrnb.training.device import default_device, make_accelerator, processes
+from detrnb.training.device import default_device, from_main, make_accelerator, processes
 from detrnb.training.loop import Evaluation, evaluate
 from detrnb.training.origin import code_of, other_code
 from detrnb.training.predicting import Level, Picture, Predictions, level, predict
@@ -162,7 +162,7 @@ def keep_test(run: Run) -> None:
     Processes of a run call it together.
     """
     folder = RunFolder(run.path)
-    if folder.test_path.exists():
+    if from_main(folder.test_path.exists):  # a network's disk may tell each another thing
         return
     begin = time.perf_counter()
     metrics = run.evaluate(TEST_SPLIT).metrics

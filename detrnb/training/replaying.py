@@ -42,6 +42,8 @@ def replay(file: Path) -> str:
     with torch.set_grad_enabled(kept["training"]):
         found = _first(model, config, kept, accelerator.autocast)
     here = device_name(accelerator.device)
+    if accelerator.mixed_precision != kept["precision"]:
+        here += f" in {accelerator.mixed_precision}, where the run had {kept['precision']},"
     if found is None:
         found = (
             f"everything is finite; the run was on {kept['device']}. What failed depends on the"

@@ -194,7 +194,9 @@ def _is_finished(folder: RunFolder, config: Config, resume: str) -> bool:
     """
     if not folder.config_path.exists():
         return False
-    if differing := other_settings(folder, config):
+    # The same for each process, or for all of them together: their number may be another now.
+    now = processes().num_processes
+    if other_settings(folder, config) and (differing := other_settings(folder, config, now)):
         weights = (
             f", and to start from that one's weights train.init_from='runs/{folder.path.name}'"
         )

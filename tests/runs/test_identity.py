@@ -44,6 +44,9 @@ def test_settings_that_change_no_number_do_not_count():
     assert what_counts(of_batch(8), 2) != what_counts(of_batch(8))
     grouped = {"data__group_by_aspect": True}  # there a batch's size says which images meet
     assert counted(train__batch_size=4, train__accumulate=2, **grouped) != counted(**grouped)
+    by_aspect = of_batch(8)
+    by_aspect["data"]["group_by_aspect"] = True
+    assert what_counts(by_aspect, 2) != what_counts(by_aspect)
 
 
 def test_every_other_setting_counts():

@@ -270,3 +270,24 @@ def test_files_that_register_nothing_and_unregistered_classes_are_told(tmp_path)
         load_variants([tmp_path / "nothing.py"])
     with pytest.raises(ValueError, match="Base is no variant's part; put @variant"):
         load_variants([Base])
+
+
+def test_a_file_that_is_run_again_has_the_source_it_is_run_with(tmp_path, capsys):
+    """Else a changed idea would be taken for the run of the one before."""
+    file = tmp_path / "idea.py"
+
+    def write(number):
+        file.write_text(
+            "from detrnb import variant\nfrom detrnb.model import EncoderAttention\n\n\n"
+            '@variant("idea", part="encoder_attention")\n'
+            f"class Idea(EncoderAttention):\n    number = {number}\n"
+        )
+
+    write(1)
+    load_variants([file])
+    write(22)  # not run yet: the class is the old one
+    assert "number = 1\n" in own_sources("idea")["idea"].text
+    load_variants([file])
+    assert VARIANTS["idea"].parts["encoder_attention"].number == 22
+    assert "number = 22\n" in own_sources("idea")["idea"].text
+    assert capsys.readouterr().out == "variant 'idea' replaced: Idea.number changed\n"

@@ -1,10 +1,12 @@
 """What the second study is made of."""
 
+import pytest
 import torch
 from shared_weights import shared_names
 from small_study import settled
 
 from detrnb import build_detr
+from detrnb.commands import main
 from detrnb.study import second_study
 
 
@@ -70,3 +72,11 @@ def test_entries_of_a_replicate_share_their_initial_weights():
         state = build_detr(config.model).state_dict()
         for name in shared_names(weights, state, config.model.variant):
             assert torch.equal(state[name], weights[name]), (label, name)
+
+
+@pytest.mark.parametrize("preset", ["coco", "finetune"])
+def test_a_study_of_data_that_are_not_generated_is_refused(preset, capsys):
+    assert main(["study", "--preset", preset, "--status"]) == 1
+    told = capsys.readouterr().err
+    assert f"preset {preset} trains on data that are not generated" in told
+    assert "take toy or smoke" in told

@@ -19,7 +19,7 @@ class _Slow(io.StringIO):
 
 def test_runs_at_a_time_say_a_line_at_a_time(monkeypatch):
     monkeypatch.setattr(here, "_process", lambda job, environment, alone: 0)
-    monkeypatch.setattr(here._Machine, "prepare", lambda self, job: None)
+    monkeypatch.setattr(here._Machine, "prepare", lambda *given: None)
     monkeypatch.setattr(sys, "stdout", said := _Slow())
     jobs = [SimpleNamespace(name=f"run-{number}", is_trained=True) for number in range(6)]
     assert here.run_here(jobs, 3, lambda job: None) == {}
@@ -32,7 +32,7 @@ def test_runs_at_a_time_say_a_line_at_a_time(monkeypatch):
 
 def test_a_run_that_is_refused_or_ends_otherwise_stops_no_other(monkeypatch):
     monkeypatch.setattr(here, "_process", lambda job, environment, alone: 3)
-    monkeypatch.setattr(here._Machine, "prepare", lambda self, job: None)
+    monkeypatch.setattr(here._Machine, "prepare", lambda *given: None)
     jobs = [SimpleNamespace(name=name, is_trained=name != "cut") for name in ("cut", "odd", "well")]
     kept = []
 
@@ -45,3 +45,13 @@ def test_a_run_that_is_refused_or_ends_otherwise_stops_no_other(monkeypatch):
         failed = here.run_here(jobs, workers, done)
         assert failed == {"cut": "exit code 3", "odd": "was trained by other code"}
     assert kept == ["well"] * 2
+
+
+def test_data_are_made_on_the_gpu_of_the_run_that_comes_first(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    made = []
+    monkeypatch.setattr(here, "in_process", lambda *given, environment: made.append(environment))
+    machine = here._Machine(2)
+    with machine.place(), machine.place() as environment:
+        machine.prepare(SimpleNamespace(home=tmp_path, config=None), environment)
+    assert [found["CUDA_VISIBLE_DEVICES"] for found in made] == ["5"]

@@ -132,7 +132,7 @@ def test_one_extension_is_possible_and_then_each_look_counts_half(trained):
     found = judge("adaptive_res", seeds=7, preset="smoke")
     assert found.plan.looks == (5, 7) and found.ruling.pairs == 7
     assert "Looked at after 5 and 7 seeds, so each look counts half." in str(found)
-    assert "at 2.5 %" in found.methods()
+    assert "at 2.5 %" in found.methods() and "fixed before" not in found.methods()
     with pytest.raises(ValueError, match="after its one extension"):
         judge("adaptive_res", seeds=9, preset="smoke")
     with pytest.raises(ValueError, match="planned with 7 seeds"):
@@ -143,25 +143,83 @@ def test_a_look_at_pairs_too_few_for_a_verdict_costs_none(trained):
     few = judge("adaptive_res", seeds=1, preset="smoke")
     assert few.ruling.verdict == "described"
     found = judge("adaptive_res", seeds=5, preset="smoke")
-    assert found.plan.looks == (5,) and found.found.level == 0.05
-    assert judge("adaptive_res", seeds=7, preset="smoke").plan.looks == (5, 7)
+    assert found.plan.looks == (1, 5) and found.found.level == 0.05
+    assert "Described first after 1 seeds." in found.methods()
+    assert "fixed before the first run" not in found.methods()
+    assert judge("adaptive_res", seeds=7, preset="smoke").plan.looks == (1, 5, 7)
 
 
-def test_a_run_that_diverges_leaves_its_variant_unstable(trained, monkeypatch, capsys):
+def let_diverge(monkeypatch, variant, numbers):
+    """Runs of a variant with these numbers."""
     train = judging._train
 
     def diverging(config):
-        if (config.model.variant, config.train.seed) == ("adaptive_res", 203):
+        if config.model.variant == variant and config.train.seed in numbers:
             folder_of(config).create(config.model_dump(mode="json")).write_failed("not finite")
         else:
             train(config)
 
     monkeypatch.setattr(judging, "_train", diverging)
+
+
+def test_a_run_that_diverges_leaves_its_variant_unstable(trained, monkeypatch, capsys):
+    let_diverge(monkeypatch, "adaptive_res", (203,))
     found = judge("adaptive_res", seeds=6, preset="smoke")
     assert found.ruling.words == "unstable (1 of 6)" and len(found.records) == 11
     assert "Of adaptive_res, 1 of 6 runs diverged." in found.methods()
     judge("adaptive_res", seeds=6, preset="smoke")
     assert len(trained) == 11  # what diverged is not tried again
+
+
+def test_a_baseline_that_diverges_is_said_wherever_the_verdict_is(trained, monkeypatch):
+    let_diverge(monkeypatch, "detr", (201,))
+    found = judge("adaptive_res", seeds=6, preset="smoke")
+    said = "Of detr, 1 of 6 runs diverged, so nothing is decided."
+    assert said in str(found) and said in found.methods()
+
+
+def test_where_all_runs_of_a_side_diverge_there_is_no_verdict(trained, monkeypatch):
+    let_diverge(monkeypatch, "adaptive_res", range(200, 205))
+    found = judge("adaptive_res", seeds=5, preset="smoke")
+    assert str(found).endswith("no verdict: 5 of adaptive_res's 5 runs diverged")
+    for ask in (found.methods, found.to_latex):
+        with pytest.raises(ValueError, match="adaptive_res against detr: no verdict: 5 of"):
+            ask()
+
+
+def test_an_idea_that_changed_is_judged_anew_and_the_verdict_tells_it(
+    trained, tmp_path, monkeypatch, capsys
+):
+    """Its runs are others, its times too, and it has no scenes left that nobody saw."""
+
+    def define(number):
+        (tmp_path / "idea.py").write_text(
+            "from detrnb import variant\nfrom detrnb.model import EncoderAttention\n\n\n"
+            '@variant("idea", part="encoder_attention")\nclass Idea(EncoderAttention):\n'
+            f"    number = {number}\n"
+        )
+        load_variants([tmp_path / "idea.py"])
+
+    define(1)
+    first = judge("idea", seeds=5, preset="smoke")
+    times = first.plan.path.with_suffix(".times")
+    measured = times.read_text()
+    assert len(trained) == 10 and "ersion" not in str(first)
+    define(1)
+    assert str(judge("idea", seeds=5, preset="smoke")) == str(first)
+    define(22)
+    monkeypatch.setattr(judging, "seconds_per_step", lambda config, steps: 2.0)
+    second = judge("idea", seeds=6, preset="smoke")  # its number is settled anew
+    assert second.plan.looks == (6,) and len(trained) == 10 + 6 + 1
+    assert "idea or detr has changed since" in capsys.readouterr().out
+    assert "Version 2 of the idea: earlier ones were settled" in str(second)
+    assert times.read_text() != measured
+    del VARIANTS["idea"]
+
+
+def test_an_unknown_place_to_run_is_refused(trained):
+    with pytest.raises(ValueError, match="on is 'slrm'; expected 'here', 'slurm' or a Slurm"):
+        judge("adaptive_res", seeds=5, preset="smoke", on="slrm")
 
 
 def test_divergence_is_told_and_ends_no_judgement(monkeypatch, capsys):

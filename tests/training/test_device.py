@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from detrnb.training import device
         (False, False, False, "no"),
     ],
 )
-def test_precision_is_what_the_device_computes_in(monkeypatch, cuda, bf16, amx, expected):
+def test_precision_is_what_the_device_computes_in(monkeypatch, capsys, cuda, bf16, amx, expected):
     def is_bf16_supported(including_emulation: bool) -> bool:
         return bf16 or including_emulation  # a T4 says yes if asked carelessly
 
@@ -29,10 +30,12 @@ def test_precision_is_what_the_device_computes_in(monkeypatch, cuda, bf16, amx, 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
     capabilities = {"amx_bf16": amx}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    monkeypatch.setattr(device, "processes", lambda: None)
+    here = SimpleNamespace(device=torch.device("cuda" if cuda else "cpu"), is_main_process=True)
+    monkeypatch.setattr(device, "processes", lambda: here)
     monkeypatch.setattr(device, "Accelerator", lambda mixed_precision, **rest: mixed_precision)
     assert device.make_accelerator("auto") == expected
-    assert device.make_accelerator("fp16") == "fp16"
+    assert device.make_accelerator("fp16") == ("fp16" if cuda else "no")
+    assert ("this processor computes in fp32" in capsys.readouterr().out) == (not cuda)
     assert device.make_accelerator("fp32") == "no"
 
 

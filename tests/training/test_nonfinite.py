@@ -5,9 +5,11 @@ import inspect
 import math
 import pickle
 import pkgutil
+from pathlib import Path
 
 import pytest
 import torch
+import toy_variants
 from features import batch
 
 import detrnb
@@ -121,6 +123,8 @@ def test_run_that_diverges_keeps_the_step_and_replay_names_the_module(variant, c
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert first.startswith("the run ended: ") and "epoch 1, step 2" in first
     assert "batch 1 of 1: " in second and "input_proj" in second or "transformer.encoder" in second
+    own = Path(toy_variants.__file__)  # which a run of one's own variant needs to be replayed
+    assert main(["train", "--replay", file, "--variants", str(own)]) == 0
 
 
 @pytest.fixture

@@ -161,6 +161,13 @@ def test_processes_go_on_in_no_other_number(project):
         fit(config, name=folder.path.name)
 
 
+def test_what_two_processes_trained_one_opens_that_takes_as_many_images_a_step(project, capsys):
+    fit(two_processes.config(batch_size=8), name="together")
+    assert "together: opened the finished run" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"processes: 8 there, 16 now\)"):
+        fit(two_processes.config(batch_size=16), name="together")
+
+
 def test_what_the_first_process_is_refused_all_are(project):
     messages = [(project / f"refused-{rank}.txt").read_text() for rank in (0, 1)]
     assert messages[0] == messages[1] and "resume is 'never'" in messages[0]
