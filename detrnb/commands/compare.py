@@ -36,9 +36,10 @@ def compare(
     """Lay runs side by side: a table, an audit, verdicts.
 
     The audit holds the first run against each other one; verdicts are given where entries have
-    several seeds. A RUN is a run folder or the log file of any DETR-family code, or of mmdetection,
-    detectron2, Hugging Face's Trainer or ultralytics. Folders without a log, which runs/*/ names
-    too, are left out where two others are there.
+    several seeds, which run folders tell. A RUN is a run folder or the log file of any DETR-family
+    code, or of mmdetection, detectron2, Hugging Face's Trainer or ultralytics. Logs tell no seeds:
+    they are audited, and verdicts on such runs are by --table. Folders without a log, which runs/*/
+    names too, are left out where two others are there.
 
     \b
       detrnb compare runs/*/
@@ -55,6 +56,7 @@ def compare(
         methods,
         read_records,
         read_table,
+        refuse_planned,
         report,
         verdicts,
         verdicts_text,
@@ -70,6 +72,7 @@ def compare(
         if not (as_latex or as_methods):
             click.echo(report(records, baseline, delta or DELTA))
             return
+        refuse_planned(records)
         found = verdicts(records, baseline, delta=delta or DELTA)
     parts = [latex(found)] * as_latex + [methods(found, escaped=as_latex)] * as_methods
     click.echo("\n\n".join(parts or [verdicts_text(found)]))

@@ -5,8 +5,9 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,10 +54,7 @@ def _files(
     found: Predictions, kept: Mapping[str, object]
 ) -> Iterator[tuple[str, Callable[[BinaryIO], object]]]:
     """Name in the folder of each file, and what writes it."""
-    used = Counter(_stem(entry) for entry in found)
-    for entry in found:
-        stem = _stem(entry)
-        name = stem if used[stem] == 1 else f"{stem}_{entry.image_id}"
+    for entry, name in zip(found, _names(found), strict=True):
         drawn = draw_detections(
             open_upright(entry.file), entry.boxes, entry.labels, entry.scores, found.class_names
         )
@@ -95,8 +93,23 @@ def _hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _stem(entry: Found) -> str:
-    return entry.file.stem
+def _names(found: Iterable[Found]) -> list[str]:
+    """What each picture is called: as its file; where several files are called so by the image's id
+    too, and by a number where that is another's name.
+    """
+    stems = [entry.file.stem for entry in found]
+    times = Counter(stems)
+    taken = {stem for stem in stems if times[stem] == 1}
+    names = []
+    for entry, stem in zip(found, stems, strict=True):
+        name = stem
+        if times[stem] > 1:
+            called = f"{stem}_{entry.image_id}"
+            numbered = (f"{called}_{number}" for number in count(2))
+            name = next(free for free in chain([called], numbered) if free not in taken)
+            taken.add(name)
+        names.append(name)
+    return names
 
 
 def _images(found: Predictions) -> list[dict]:

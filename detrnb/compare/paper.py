@@ -1,7 +1,17 @@
 """Verdicts for a paper: a table in LaTeX, and a paragraph that says what was done."""
 
+import math
+from itertools import islice
+
 from detrnb.compare.judging import Verdicts
 from detrnb.compare.statistics import FEWEST_SEEDS
+from detrnb.compare.table import without_partner
+
+_SPECIAL = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}"}
+)
+_NAMED = 3  # runs that are left out, by name
 
 
 def latex(found: Verdicts) -> str:
@@ -13,9 +23,10 @@ def latex(found: Verdicts) -> str:
         size = "" if not ruling.pairs else f"${ruling.mean:+.3f}$"
         if ruling.pairs > 1:
             size += f" $[{ruling.low:+.3f}, {ruling.high:+.3f}]$"
-        rows.append(
-            f"{_tex(row.Index)} & {_mean(row.mean, row.spread)} & {size} & {ruling.words} \\\\"
-        )
+        words = ruling.words
+        if ruling.verdict != "not judged" and getattr(row, "conditions", ""):
+            words += ", not by the model alone"
+        rows.append(f"{_tex(row.Index)} & {_mean(row.mean, row.spread)} & {size} & {words} \\\\")
     return "\n".join(
         [
             "\\begin{tabular}{lccl}",
@@ -30,26 +41,14 @@ def latex(found: Verdicts) -> str:
 
 
 def methods(found: Verdicts, *, escaped: bool = False) -> str:
-    """A paragraph for a paper that says how the entries were compared.
+    """A paragraph for a paper that says how the entries were compared, and under what conditions.
 
     Args:
         escaped: names as LaTeX takes them.
     """
     rulings = found.rulings
-    pairs = sorted({ruling.pairs for ruling in rulings.values()})
-    count = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
-    comparisons = max((ruling.comparisons for ruling in rulings.values()), default=0)
-    holm = f", adjusted by Holm's procedure for {comparisons} comparisons" * (comparisons > 1)
-    level = f"{100 * found.level:g} %"
-    parts = [
-        f"{_listed(list(rulings))} {'were' if len(rulings) > 1 else 'was'} compared with"
-        f" {found.baseline} by {found.metric} in {count} pairs of equal seed.",
-        f"The smallest difference that matters was set to {found.delta:g}. Paired differences were"
-        f" judged by Student's t test at {level}{holm} (better, worse), and by two one-sided t"
-        f" tests against ±{found.delta:g}, each at {level} (equivalent; with the former, by less"
-        " than it matters); where neither succeeds, the runs cannot tell.",
-    ]
-    few = [e for e, r in rulings.items() if r.verdict == "described"]
+    parts = [_compared(found), f"More {found.metric} counts as better.", _judged(found)]
+    few = [e for e, r in rulings.items() if r.verdict == "described" and r.pairs]
     if few:
         parts.append(f"With fewer than {FEWEST_SEEDS} pairs, {_listed(few)} can only be described.")
     parts += [
@@ -57,8 +56,80 @@ def methods(found: Verdicts, *, escaped: bool = False) -> str:
         for entry, ruling in rulings.items()
         if ruling.failed
     ]
-    text = " ".join(parts)
+    parts += _conditions(found)
+    if found.left_out:
+        named = [f"{run} ({why})" for run, why in islice(found.left_out.items(), _NAMED)]
+        more = len(found.left_out) - len(named)
+        parts.append(f"Left out: {_listed(named + [f'{more} more'] * (more > 0))}.")
+    text = " ".join(filter(None, parts))
     return _tex(text) if escaped else text
+
+
+def _compared(found: Verdicts) -> str:
+    """Which entries were compared, in how many pairs, and which have none."""
+    pairs = {entry: ruling.pairs for entry, ruling in found.rulings.items() if ruling.pairs}
+    parts = []
+    if pairs:
+        least, most = min(pairs.values()), max(pairs.values())
+        count = f"{least}" if least == most else f"{least} to {most}"
+        parts.append(
+            f"{_listed(list(pairs))} {'were' if len(pairs) > 1 else 'was'} compared with"
+            f" {found.baseline} by {found.metric} in {count} pair{'s' * (most > 1)} of equal seed."
+        )
+    alone = [e for e, ruling in found.rulings.items() if not ruling.pairs and not ruling.failed]
+    parts += [
+        f"{entry} shares no seed with {found.baseline}, and is not compared." for entry in alone
+    ]
+    return " ".join(parts)
+
+
+def _judged(found: Verdicts) -> str:
+    """By what the entries were judged that were; empty where none was."""
+    rulings, level = found.rulings, f"{100 * found.level:g} %"
+    without = ("not judged", "described", "unstable")
+    judged = [entry for entry, ruling in rulings.items() if ruling.verdict not in without]
+    if not judged:
+        return ""
+    of = f" of {_listed(judged)}" * (len(judged) < len(rulings))
+    comparisons = max(ruling.comparisons for ruling in rulings.values())
+    holm = f", adjusted by Holm's procedure for {comparisons} comparisons" * (comparisons > 1)
+    return (
+        f"The smallest difference that matters was set to {found.delta:g}. Paired differences{of}"
+        f" were judged by Student's t test at {level}{holm} (better, worse), and by two one-sided t"
+        f" tests against ±{found.delta:g}, each at {level} (equivalent; with the former, by less"
+        " than it matters); where neither succeeds, the runs cannot tell."
+    )
+
+
+def _conditions(found: Verdicts) -> list[str]:
+    """What there is to say of entries besides, one sentence for those of which it is the same."""
+    parts = []
+    for names, what in _alike(found, "forbidden"):
+        were = "were" if len(names) > 1 else "was"
+        parts.append(f"{_listed(names)} {were} not judged, as pairs differ in {what}.")
+    for names, what in _alike(found, "conditions"):
+        differ = "differ" if len(names) > 1 else "differs"
+        base = found.baseline
+        parts.append(f"{_listed(names)} {differ} from {base} in more than the model: {what}.")
+    for names, what in _alike(found, "accepted"):
+        parts.append(f"It was accepted that pairs of {_listed(names)} differ in {what}.")
+    for names, what in _alike(found, "said"):
+        parts.append(f"To be known of {_listed(names)}: {what}.")
+    for entry in found.rulings:
+        if alone := without_partner(found.values, entry, found.baseline):
+            parts.append(
+                f"Between {entry} and {found.baseline}, seeds are without a partner: {alone}."
+            )
+    return parts
+
+
+def _alike(found: Verdicts, column: str) -> list[tuple[list[str], str]]:
+    """Entries by what a column of the table says of them; one of `read_table` has none of these."""
+    alike: dict[str, list[str]] = {}
+    for row in found.table.itertuples():
+        if what := getattr(row, column, ""):
+            alike.setdefault(what, []).append(row.Index)
+    return [(names, what) for what, names in alike.items()]
 
 
 def _listed(names: list[str]) -> str:
@@ -66,8 +137,10 @@ def _listed(names: list[str]) -> str:
 
 
 def _mean(mean: float, spread: float) -> str:
-    return f"{mean:.3f} $\\pm$ {spread:.3f}" if spread == spread else f"{mean:.3f}"
+    if math.isnan(spread):
+        return "" if math.isnan(mean) else f"{mean:.3f}"
+    return f"{mean:.3f} $\\pm$ {spread:.3f}"
 
 
 def _tex(text: str) -> str:
-    return text.replace("_", "\\_").replace("%", "\\%")
+    return text.translate(_SPECIAL)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from detrnb.runs import (
     read_foreign_log,
     read_log,
     remarks,
+    trained_by,
     what_counts,
 )
 from detrnb.settings import BASELINE, SCENES, Config
@@ -271,10 +273,12 @@ def find_records(patterns: str | Iterable[str], root: Path) -> tuple[list[Record
 
 def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Runs by study entry: those whose settings differ in nothing but the seed, which may govern
-    the scenes of generated data too, or that a plan calls one entry.
+    the scenes of generated data too, and whose variant's source is one, or that a plan calls one
+    entry.
 
-    The label is `Record.entry`; where entries would share it, the settings they differ in follow.
-    A run without settings is an entry by itself.
+    The label is `Record.entry`; where entries would share it, the settings they differ in follow,
+    then the plan they are of; what even these do not tell apart is numbered. A run without settings
+    is an entry by itself.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -282,11 +286,19 @@ def entries(records: Sequence[Record]) -> dict[str, list[Record]]:
     alike: dict[str, list[list[Record]]] = {}
     for group in groups.values():
         alike.setdefault(group[0].entry, []).append(group)
-    return {
-        " ".join([label, *_differing(group[0], [other[0] for other in same])]): group
+    labelled = [
+        (" ".join([label, *_differing(group[0], [other[0] for other in same])]), group)
         for label, same in alike.items()
         for group in same
-    }
+    ]
+    shared = Counter(label for label, _ in labelled)
+    found: dict[str, list[Record]] = {}
+    for label, group in labelled:
+        plan = group[0].study.get("plan")
+        name = f"{label} of plan {plan[:8]}" if plan and shared[label] > 1 else label
+        numbered = (f"{name} ({number})" for number in count(2))
+        found[next(free for free in chain([name], numbered) if free not in found)] = group
+    return found
 
 
 def baseline_of(labels: Iterable[str]) -> str:
@@ -316,12 +328,31 @@ def _settings_of(record: Record) -> str:
 
 
 def _of_entry(record: Record) -> dict[str, object]:
-    """The settings that an entry's runs share: all but the seed, and what was drawn from it."""
+    """The settings that an entry's runs share: all but the seed, and what was drawn from it; and
+    the hash of each source of their variant.
+    """
     settings = what_counts(record.config, record.provenance.get("processes") or 1)
     seed = settings.pop("train.seed", None)
     if settings.get(SCENES) and settings[SCENES] == seed:
         settings[SCENES] = "seed"
-    return settings
+    return settings | _sources_of(record)
+
+
+def _sources_of(record: Record) -> dict[str, str]:
+    """The hash of each source of a run's variant, or hashes where it went on with another; none of
+    runs of 0.1, which kept none.
+    """
+    hashes: dict[str, list[str]] = {}
+    for code in trained_by(record.provenance):
+        for file, text in code.items() if isinstance(code, Mapping) else ():
+            known = hashes.setdefault(file, [])
+            if text is not None and text not in known[-1:]:
+                known.append(text)
+    return {
+        f"source of {file.removeprefix('variants/').removesuffix('.py')}": ", then ".join(known)
+        for file, known in hashes.items()
+        if file.startswith("variants/") and known
+    }
 
 
 def _differing(record: Record, others: list[Record]) -> list[str]:

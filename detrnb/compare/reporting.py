@@ -1,7 +1,7 @@
 """Tables, audits and verdicts as text: what `detrnb compare` prints."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from detrnb.compare.judging import Verdicts, verdicts
 from detrnb.compare.ladder import CONTROLS, Ladder
 from detrnb.compare.records import Record, entries
 from detrnb.compare.ruling import DELTA
-from detrnb.compare.table import TIMES, summary, training_seconds
+from detrnb.compare.table import TIMES, summary, training_seconds, without_partner
 
 _COLUMNS = {  # of `table.summary`: heading and format
     "epochs": ("epochs", "{:.0f}"),
@@ -43,17 +43,26 @@ def report(records: Sequence[Record], baseline: str | None = None, delta: float 
     elif len(records) > 2:
         parts.append(audits_text(records))
     groups = entries(records)
-    if any(record.study.get("plan") for record in records):
-        parts.append(
-            "No verdicts: these are runs of a planned study, which are judged by its plan once all"
-            " are there: compare.read_ladder, notebook 07"
-        )
-    elif len(groups) > 1 and max(map(len, groups.values())) > 1:
-        try:
+    try:
+        refuse_planned(records)
+        if len(groups) > 1 and max(map(len, groups.values())) > 1:
             parts.append(verdicts_text(verdicts(records, baseline, delta=delta)))
-        except ValueError as error:  # such as a study that is still running
-            parts.append(f"No verdicts: {error}")
+    except ValueError as error:  # such as a study that is still running
+        parts.append(f"No verdicts: {error}")
     return "\n\n".join(parts)
+
+
+def refuse_planned(records: Sequence[Record]) -> None:
+    """Refuse to judge runs of a planned study otherwise than by its plan.
+
+    Raises:
+        ValueError: one of the runs is of a plan.
+    """
+    if any(record.study.get("plan") for record in records):
+        raise ValueError(
+            "these are runs of a planned study, which are judged by its plan once all are there:"
+            " compare.read_ladder, notebook 07"
+        )
 
 
 def runs_text(runs: pd.DataFrame) -> str:
@@ -97,23 +106,34 @@ def verdicts_text(found: Verdicts) -> str:
                 row.Index,
                 str(row.seeds),
                 _mean(row.mean, row.spread),
-                f"{row.difference:+.4f}",
-                f"{row.low:+.4f} to {row.high:+.4f}",
+                f"{row.difference:+.4f}" if row.seeds else "",
+                f"{row.low:+.4f} to {row.high:+.4f}" if row.seeds > 1 else "",
                 f"{row.p_holm:.2g}" if pd.notna(row.p_holm) else "",
                 found.rulings[row.Index].words,
             )
         )
     lines = [
-        f"Entries against {found.baseline}, by {found.metric} of pairs of equal seed; what matters:"
-        f" {found.delta:g}",
+        layout.paragraph(
+            f"Entries against {found.baseline}, by {found.metric} of pairs of equal seed; what"
+            f" matters: {found.delta:g}; more is better"
+        ),
         layout.columns(rows),
-        *(layout.item("-", f"{entry}: {text}") for entry, text in found.table["text"].items()),
+        *(layout.item("-", text) for text in _texts(found)),
         *(layout.item("-", f"{run} is left out: {why}") for run, why in found.left_out.items()),
     ]
     return "\n".join(lines)
 
 
+def _texts(found: Verdicts) -> Iterator[str]:
+    """The verdicts in words, with the seeds that make no pair."""
+    for entry, text in found.table["text"].items():
+        alone = without_partner(found.values, entry, found.baseline)
+        yield f"{entry}: {text}" + (f"; without a partner: {alone}" if alone else "")
+
+
 def _mean(mean: float, spread: float) -> str:
+    if math.isnan(spread):
+        return "" if math.isnan(mean) else f"{mean:.4f}"
     return f"{mean:.4f} ± {spread:.4f}"
 
 
@@ -191,8 +211,8 @@ def _rows(found: Verdicts, decided: pd.DataFrame) -> list[tuple[str, ...]]:
     rows = []
     for row in found.table.itertuples():
         ruling = found.rulings[row.Index]
-        size = f"{row.difference:+.3f}"
-        if pd.notna(row.p_holm):
+        size = f"{row.difference:+.3f}" if row.seeds else ""
+        if pd.notna(row.p_holm) and row.seeds > 1:
             size = _with_interval(row.difference, row.low, row.high)
         would = f"; {ruling.would.removeprefix('about ')}" if ruling.would else ""
         rows.append(

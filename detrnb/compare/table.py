@@ -1,6 +1,7 @@
 """Runs side by side as tidy tables, and differences that know which direction is better."""
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -19,15 +20,22 @@ _LAYERED = re.compile(
 )
 _OTHER_LAYERS = {"enc": "encoder", "interm": "encoder", "dn": "denoising"}
 _PER_CLASS = ("test_coco_eval_bbox_per_class", "test_results_json")
+_LESS = re.compile("latency|ms|seconds|mae|mse|rmse|[kmgt]?flops|params|parameters", re.IGNORECASE)
 TIMES = ("timed_s", "train_time_s", "wall_time_s")  # of `summary`, the fairest first
 _PLACE = ["split", "metric", "layer", "class"]
 
 
 def direction(metric: str) -> int:
-    """1 where more is better (AP, AR), -1 where less is (losses, errors, time, memory), else 0."""
-    if metric in COCO_METRICS:
+    """1 where more is better (AP, AR, by the first word of the name), -1 where less is (losses,
+    errors, time, memory, operations, parameters), else 0.
+    """
+    words = re.findall("[A-Za-z0-9]+", metric)
+    if re.search("loss|error", metric, re.IGNORECASE):
+        return -1
+    if words and words[0].removeprefix("m") in COCO_METRICS:
         return 1
-    return -1 if re.search("loss|error|time|memory", metric) else 0
+    costs = re.search("time|memory", metric, re.IGNORECASE)
+    return -1 if costs or any(_LESS.fullmatch(word) for word in words) else 0
 
 
 def tidy(sources: Iterable[Source]) -> pd.DataFrame:
@@ -157,13 +165,22 @@ def differences(first: Source, second: Source) -> pd.DataFrame:
 def by_epoch(sources: Iterable[Source], column: str) -> dict[str, pd.DataFrame]:
     """A column of the logs by entry: epochs as rows, seeds as columns.
 
-    Left out are runs whose seed is not known or that did not log it.
+    Left out are runs whose seed is not known or that did not log it, and, with a warning, second
+    runs of an entry's seed.
     """
     tables = {}
     for label, group in entries(read_records(sources)).items():
-        runs = {
-            r.replicate: r.log[column] for r in group if r.replicate is not None and column in r.log
-        }
+        runs: dict[int, pd.Series] = {}
+        for record in group:
+            if record.replicate is None or column not in record.log:
+                continue
+            if record.replicate in runs:
+                warnings.warn(
+                    f"{record.name} is left out: it is a second run of an entry's seed",
+                    stacklevel=2,
+                )
+                continue
+            runs[record.replicate] = record.log[column]
         if runs:
             table = pd.DataFrame(runs).astype(float).sort_index(axis="columns")
             tables[label] = table.rename_axis(columns="seed")
@@ -188,6 +205,18 @@ def paired_by_epoch(
         label: (table - reference).dropna(axis=1, how="all") for label, table in tables.items()
     }
     return {label: table.dropna(how="all") for label, table in pairs.items() if not table.empty}
+
+
+def without_partner(values: pd.DataFrame, entry: str, baseline: str) -> str:
+    """The seeds of two entries that the other lacks, as `detr 0, 1; ours 7`; empty without any.
+
+    Args:
+        values: one row a seed, one column an entry; NaN where a run is missing.
+    """
+    there = {name: values.index[values[name].notna()] for name in (baseline, entry)}
+    pairs = there[baseline].intersection(there[entry])
+    alone = {name: [str(s) for s in seeds if s not in pairs] for name, seeds in there.items()}
+    return "; ".join(f"{name} {', '.join(seeds)}" for name, seeds in alone.items() if seeds)
 
 
 def last_common_epoch(first: Record, second: Record) -> int:
@@ -238,21 +267,32 @@ def summary(sources: Iterable[Source]) -> pd.DataFrame:
 def summary_by_entry(sources: Iterable[Source]) -> pd.DataFrame:
     """One row an entry, of `summary`: its seeds, means of AP with the spread over seeds, medians of
     the fairest time in minutes and of memory. Left out is what no entry has.
+
+    Runs that lack epochs enter none of the means and medians; where there are any, `unfinished`
+    says how many.
     """
-    runs = summary(sources)
+    records = read_records(sources)
+    runs = summary(records)
+    lacking = pd.Series({record.name: record.epochs_missing > 0 for record in records})
     grouped = runs.groupby("entry", sort=False)
-    minutes = training_seconds(runs).groupby(runs["entry"]).median() / 60
+    whole = runs[~lacking]
+    finished = whole.groupby("entry", sort=False)
+    minutes = training_seconds(whole).groupby(whole["entry"]).median() / 60
     columns = {
-        "seeds": grouped["seed"].agg(lambda seeds: ", ".join(map(str, seeds.dropna()))),
+        "seeds": finished["seed"].agg(lambda seeds: ", ".join(map(str, seeds.dropna()))),
+        "unfinished": lacking.groupby(runs["entry"]).sum(),
         "epochs": grouped["epochs"].max(),
-        "validation AP": grouped["AP"].mean().round(4),
-        "its spread": grouped["AP"].std().round(4),
-        "test AP": grouped["test_AP"].mean().round(4),
+        "validation AP": finished["AP"].mean().round(4),
+        "its spread": finished["AP"].std().round(4),
+        "test AP": finished["test_AP"].mean().round(4),
         "minutes": minutes.round(1),
-        "MiB": grouped["peak_memory_mb"].median().round(),
+        "MiB": finished["peak_memory_mb"].median().round(),
         "parameters": grouped["n_parameters"].last().astype("Int64"),
     }
-    return pd.DataFrame(columns, index=list(grouped.groups)).dropna(axis="columns", how="all")
+    if not lacking.any():
+        del columns["unfinished"]
+    table = pd.DataFrame(columns, index=list(grouped.groups)).dropna(axis="columns", how="all")
+    return table.fillna({"seeds": ""})
 
 
 def _steps(record: Record) -> float:

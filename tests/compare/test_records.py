@@ -191,6 +191,51 @@ def test_entries_of_one_name_are_told_apart_by_their_settings(tmp_path):
     }
 
 
+def provenance_of(path, **changed):
+    folder = RunFolder(path)
+    folder.write_provenance(folder.read_provenance() | changed)
+    return path
+
+
+def of_plan(path, plan):
+    study = {"plan": plan, "entry": "detr", "replicate": 200}
+    return provenance_of(path, study=study)
+
+
+def test_entries_that_plans_and_settings_do_not_tell_apart_are_never_lost(tmp_path):
+    plans = ["031c447b" + "0" * 56, "aa" * 32, "aa" * 31 + "bb"]
+    runs = [write_run(tmp_path / "own", "detr", 0, 0.3)]
+    runs += [of_plan(write_run(tmp_path / plan, "detr", 0, 0.3), plan) for plan in plans]
+    alone = entries(read_records(runs[1:2]))
+    assert list(alone) == ["detr"]  # a study's own labels are its plan's
+    assert list(entries(read_records(runs))) == [
+        "detr",
+        "detr of plan 031c447b",
+        "detr of plan aaaaaaaa",
+        "detr of plan aaaaaaaa (2)",
+    ]
+
+
+def test_runs_of_another_source_of_their_variant_are_another_entry(tmp_path):
+    code = {"model/detr.py": "f", "variants/mine.py": "1a2b3c"}
+    changed = code | {"variants/mine.py": "4d5e6f"}
+    paths = [write_run(tmp_path, "mine", seed, 0.3) for seed in range(6)]
+    provenance_of(paths[0], code=code)
+    provenance_of(paths[1], code=code | {"model/detr.py": "0"})  # which an audit tells
+    provenance_of(paths[2], code=changed)
+    provenance_of(paths[3], code=code, resumed=[{"epoch": 1, "code": changed}])
+    groups = entries(read_records(paths))
+    assert {label: [run.seed for run in group] for label, group in groups.items()} == {
+        "mine source of mine=1a2b3c": [0, 1],
+        "mine source of mine=4d5e6f": [2],
+        "mine source of mine=1a2b3c, then 4d5e6f": [3],
+        "mine source of mine=None": [4, 5],
+    }
+    assert list(entries(read_records(paths[4:]))) == ["mine"]  # 0.1 kept none
+    provenance_of(paths[4], code={"variants/mine.py": None})  # nor was a shell's source
+    assert list(entries(read_records(paths[4:]))) == ["mine"]
+
+
 def test_logs_without_settings_are_entries_by_themselves():
     assert list(entries(read_records(JOURNAL))) == ["detr_epoch0", "adaptive_res_epoch0"]
 

@@ -29,6 +29,17 @@ from detrnb.runs.folder import RunFolder
         ("class_error", -1),
         ("cardinality_error_unscaled", -1),
         ("time_s", -1),
+        ("Error rate", -1),
+        ("latency_ms", -1),
+        ("Seconds", -1),
+        ("MAE", -1),
+        ("n_parameters", -1),
+        ("GFLOPs", -1),
+        ("AP at equal time", 1),
+        ("mAP50, of equal memory", 1),
+        ("mAP", 1),
+        ("AP error", -1),
+        ("items", 0),
         ("lr", 0),
         ("grad_norm", 0),
     ],
@@ -171,6 +182,20 @@ def test_entries_are_summed_up_over_their_seeds(tmp_path):
     assert "test AP" not in table  # nobody has one
 
 
+def test_unfinished_runs_are_counted_and_enter_no_mean(tmp_path):
+    runs = [write_run(tmp_path, "detr", seed, ap) for seed, ap in ((0, 0.2), (1, 0.4))]
+    runs.append(write_run(tmp_path, "detr", 2, 0.9, logged=1))
+    other = {"model.num_queries": 9}
+    runs.append(write_run(tmp_path, "other", 0, 0.9, logged=1, settings=other))
+    table = summary_by_entry(runs)
+    assert table["unfinished"].to_dict() == {"detr": 1, "other": 1}
+    assert table.loc["detr", "validation AP"] == pytest.approx(0.3)
+    assert math.isnan(table.loc["other", "validation AP"])
+    assert table["seeds"].tolist() == ["0, 1", ""] and table["epochs"].tolist() == [2, 1]
+    assert "unfinished" not in summary_by_entry(runs[:2])
+    assert summary_by_entry(runs[2:])["unfinished"].tolist() == [1, 1]
+
+
 def test_the_fairest_time_that_all_runs_have_counts(tmp_path):
     paths = [write_run(tmp_path, "detr", seed, 0.3, seconds=60.0) for seed in (0, 1)]
     assert training_seconds(summary(paths)).tolist() == [60.0, 60.0]
@@ -205,6 +230,13 @@ def test_a_column_by_epoch_and_seed():
     assert found["detr"].shape == (6, 3) and found["detr"].columns.tolist() == [0, 1, 2]
     assert found["detr"].loc[2, 1] == read_record(STUDY / "detr-s1").lines[2]["test_loss"]
     assert by_epoch([STUDY / "detr-s0"], "no such column") == {}
+
+
+def test_a_second_run_of_an_entrys_seed_is_left_out_with_a_warning(tmp_path):
+    runs = [write_run(tmp_path / place, "detr", 0, ap) for place, ap in (("a", 0.3), ("b", 0.4))]
+    with pytest.warns(UserWarning, match=r"detr-s0 \(2\) is left out: it is a second run"):
+        curves = by_epoch(runs, "AP")
+    assert curves["detr"][0].iloc[-1] == pytest.approx(0.3)
 
 
 def test_differences_by_epoch_are_of_runs_of_equal_seed(tmp_path):
