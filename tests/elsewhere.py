@@ -4,8 +4,8 @@ Its tensors are torch's to the outside, on a device named `elsewhere`, and the p
 As on a CUDA device, whatever meets one from the processor is refused, unless it copies, indexes, or
 has no dimension; and a tensor must come back before NumPy sees it.
 
-As a script, what `test_elsewhere.py` reads: each of DEEDS by itself, in the folder given, on that
-device or, for comparison, on the processor.
+As a script, what `test_elsewhere.py` reads: each of DEEDS by itself, in the folder given, on the
+processor, for comparison, and on that device.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from interrupting import interrupted
 from test_cuda import NAMES, step_of
 from torch import Tensor
@@ -53,7 +54,7 @@ class Elsewhere(Tensor):
             strides=inner.stride(),
             storage_offset=inner.storage_offset(),
             dtype=inner.dtype,
-            device=torch.device(NAME, 0),
+            device=torch.device(NAME, 0),  # as CUDA's, with its number
         )
         wrapper.inner = inner
         return wrapper
@@ -126,18 +127,25 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 
 
 def pretend() -> None:
-    """Make the device, for as long as the process lasts, and the one that runs are on."""
+    """Make the device, for as long as the process lasts."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     LIBRARY.impl("empty.memory_format", _empty, "PrivateUse1")
     LIBRARY.impl("empty_strided", _empty_strided, "PrivateUse1")
     LIBRARY.impl("_copy_from", _copy_from, "PrivateUse1")
-    PartialState.default_device = property(lambda state: torch.device(NAME, 0))
+
+
+def run_on(device: str) -> None:
+    """Have runs from now on be on a device, in a folder of its name."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState.default_device = property(lambda state: torch.device(device))
+    os.makedirs(device)
+    os.chdir(device)
 
 
 TINY = {
     "model.num_encoder_layers": 1,
     "model.num_decoder_layers": 2,
-    "data.toy.num_images": (12, 6, 5),
+    "data.toy.num_images": (8, 4, 3),
     "train.batch_size": 4,
     "train.epochs": 2,
 }
@@ -211,15 +219,16 @@ DEEDS = (
 )
 
 if __name__ == "__main__":
-    folder, device = sys.argv[1:]
-    os.chdir(folder)
-    if device == NAME:
-        pretend()
+    folder = Path(sys.argv[1])
+    pretend()
     probing.PROBED_SHARE = 1.0  # these trainings are too short for it else
-    told = {}
-    for does in DEEDS:
-        try:
-            told[does.__name__] = does()
-        except Exception:
-            told[does.__name__] = traceback.format_exc()
-    Path("told.json").write_text(json.dumps(told))
+    told = {"cpu": {}, NAME: {}}
+    for device, found in told.items():
+        os.chdir(folder)
+        run_on(device)
+        for does in DEEDS:
+            try:
+                found[does.__name__] = does()
+            except Exception:
+                found[does.__name__] = traceback.format_exc()
+    (folder / "told.json").write_text(json.dumps(told))

@@ -13,6 +13,7 @@ its runs are kept.
 """
 
 import fcntl
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -199,7 +200,7 @@ class Study:
             print(
                 f"warning: {self.plan_path} is in no repository that git tells of: nobody will see"
                 " that the plan came before its runs",
-                flush=True,
+                file=sys.stderr,  # apart from what a shell is to run
             )
         if uncommitted:
             raise ValueError(

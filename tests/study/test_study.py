@@ -220,14 +220,14 @@ def test_a_plan_that_is_not_committed_trains_nothing(quick, capsys):
     subprocess.run([*git, "add", "data"], check=True)
     subprocess.run([*git, "commit", "-qm", "plan"], check=True)
     assert main(["study", "--preset", "smoke"]) == 0
-    assert "warning" not in capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_where_git_tells_of_no_plan_that_is_said(quick, monkeypatch, capsys):
     write_plan()
     monkeypatch.setenv("PATH", "")
     assert main(["study", "--preset", "smoke"]) == 0
-    assert "plan.json is in no repository that git tells of" in capsys.readouterr().out
+    assert "plan.json is in no repository that git tells of" in capsys.readouterr().err
 
 
 def test_rates_that_were_tried_with_other_code_settle_no_plan(quick, capsys):
