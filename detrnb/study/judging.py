@@ -179,8 +179,8 @@ def _is_there(plan: Plan, config: Config) -> bool:
     if folder.failed_path.exists():
         return True
     log = folder.read_log()
-    # The data may have said how long it trains.
-    if not log or not is_over(log, config.as_begun(folder.read_config()).train.model_dump()):
+    # By its own config, in which the data may have said how long it trains.
+    if not log or not is_over(log, folder.read_config()["train"]):
         return False
     return folder.test_path.exists() or not has_split(config.data, TEST_SPLIT)
 
@@ -331,8 +331,7 @@ def _judged(plan: Plan, times: Mapping[str, Mapping[str, float]] | None = None) 
         about = {**record.provenance, "study": place}
         name = f"{entry}-s{number}"
         records.append(replace(record, name=name, timing=timing, provenance=about))
-    whole = max(diverged.values(), default=0) < plan.seeds
-    if len(there) < 2 * plan.seeds or not whole:
+    if len(there) < 2 * plan.seeds or plan.seeds in diverged.values():  # all of a side
         return Judgement(plan, tuple(records), diverged=diverged)
     found = verdicts(
         records,

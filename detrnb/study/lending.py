@@ -47,15 +47,17 @@ def seeds_lent(plan: Plan) -> tuple[int, ...]:
 
 def _is_equal(plan: Plan, seed: int) -> bool:
     """Whether the kept study has the baseline's run, of these settings and this code."""
-    kept, stated = lent(plan, seed), plan.config(plan.baseline, seed)
+    kept = lent(plan, seed)
+    if not kept.test_path.exists():
+        return False
+    stated = plan.config(plan.baseline, seed)
     here = make_accelerator(stated.train.precision).mixed_precision
     if kept.read_provenance().get("precision") == here:  # whatever each of them calls it
         precision = kept.read_config()["train"]["precision"]
         train = stated.train.model_copy(update={"precision": precision})
         stated = stated.model_copy(update={"train": train})
-    if not kept.test_path.exists() or other_settings(kept, stated, 1):
-        return False
-    return trained_by(kept.read_provenance()) == [code_of(stated)]
+    same = not other_settings(kept, stated, 1)
+    return same and trained_by(kept.read_provenance()) == [code_of(stated)]
 
 
 def kept_spread(preset: str) -> float | None:
