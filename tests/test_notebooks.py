@@ -209,7 +209,7 @@ def test_notebook_runs_in_smoke_mode(source, checkout):
 
 def test_readmes_loop_over_seeds_runs_as_written(checkout):
     readme = (ROOT / "README.md").read_text()
-    loop = re.search(r"```sh\n(for seed in .*?)```", readme, re.DOTALL).group(1)
+    loop = re.search(r"^for seed in .*?^done$", readme, re.DOTALL | re.MULTILINE).group()
     # As it stands, but with this interpreter, one seed, and small.
     loop = loop.replace("  papermill", f"  {sys.executable} -m papermill").replace("0 1 2", "5")
     loop = loop.replace("-p seed $seed", "-p seed $seed -p smoke True")
