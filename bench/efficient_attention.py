@@ -5,8 +5,8 @@
 Eight heads of 32 channels, one image, from 256 to 4,096 positions. They are two functions, so no
 results are held equal. Memory is the most that tensors take during forward and backward; the fused
 kernel does not form the n×n matrix either, so its memory is linear too; `formed` is what attention
-takes that does. Efficient attention's time is linear: beside it stands by how much it grew since
-the row above, which has a quarter of the positions.
+takes that does. Efficient attention's operations are linear, four times those of the row above,
+which has a quarter of the positions; beside its time stands by how much that grew.
 """
 
 import torch

@@ -13,7 +13,9 @@ HEAD = """# What it costs
 
 Made by `make bench` (`python bench --help`) from `results.json`; do not edit. Ratios are of two
 times of one round, in which all contestants take turns: the median, and in brackets the least and
-the most of the rounds. Times in ms are the least of all rounds. Below one, ours takes less.
+the most of the rounds. Times in ms are the least of all rounds. Below one, ours takes less. Times
+hold within their table, each of a run of its own on a machine that is not quiet; a share of a limit
+above one is such noise.
 """
 
 PICTURED, PICTURE = "growth", "How the time of a training step grows"

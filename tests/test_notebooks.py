@@ -293,5 +293,5 @@ def test_a_whole_study_fills_the_comparison_and_its_pictures(tmp_path):
     assert executed.count("study\\'s, by this rule: ") == 3
     figures = root / "runs" / "workbook" / "smoke_figures"
     assert {"07_ladder", "07_equal_time"} <= {path.stem for path in figures.iterdir()}
-    written = (root / "runs" / "smoke_compare" / "ladder.md").read_text()
+    written = (root / "runs" / "smoke_compare" / "ladder" / "ladder.md").read_text()
     assert "| `conditional` | 5 |" in written

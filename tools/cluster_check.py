@@ -57,7 +57,11 @@ def main(folder: Path) -> None:
     _wait("the job submitted again", _queue_is_empty)
     print(_detrnb(home, "--status"))
 
-    for name in sorted(path.name for path in kept.iterdir()):
+    undisturbed = studies["here"] / "data" / "study" / PLANNED / "judged"
+    names = sorted(path.name for path in undisturbed.iterdir())
+    assert len(names) == 4, f"expected the runs of two entries and two replicates, found {names}"
+    assert names == sorted(path.name for path in kept.iterdir()), "a run is missing on one side"
+    for name in names:
         here, there = (
             _log(root / "data/study" / PLANNED / "judged" / name) for root in studies.values()
         )

@@ -1,5 +1,6 @@
 """`detrnb data`: look at a data set before training on it, or bring one in."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -87,7 +88,12 @@ def import_(source: str, to: str) -> int:
     imported = import_data(source, to)
     report = check_data(imported.path)
     click.echo(f"{imported}\n\n{report}")
-    click.echo(f"\ntrain on it: detrnb train --preset finetune data.path={imported.path}")
+    lacking = [split for split in ("train2017", "val2017") if split not in report.contents]
+    if lacking:
+        click.echo(f"\n{' and '.join(lacking)} missing: training needs both")
+    else:
+        setting = shlex.quote(f"data.path={imported.path}")
+        click.echo(f"\ntrain on it: detrnb train --preset finetune {setting}")
     return 1 if imported.lost or report.errors else 0
 
 

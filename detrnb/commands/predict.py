@@ -50,8 +50,9 @@ def predict(
     IMAGES are files, folders (with all folders in them) and wildcards. DIR then holds the pictures
     with their boxes, predictions.json (COCO's results), images.json (which file each image id is),
     counts.csv (detections of each class in each image) and thresholds.png (what other thresholds
-    would give); what an earlier call wrote there and nobody changed is removed. An image that
-    cannot be read is named and skipped; the exit code is then 1.
+    would give); what an earlier call wrote there and nobody changed is removed, and anything
+    else is never replaced. An image that cannot be read is named and skipped; the exit code is
+    then 1.
 
     \b
       detrnb predict runs/NAME photos/
@@ -61,13 +62,15 @@ def predict(
     from detrnb.training import level, load_run
 
     opened = load_run(run, checkpoint, averaged=averaged, variants=variants)
+    folder = Path(out) if out else opened.path / "predictions"
+    from detrnb.commands.predictions import inputs, write_predictions
+
+    if not (files := inputs(files, folder)):
+        raise ValueError(f"all of these images are drawn ones, of an earlier call to {folder}")
     kept = opened.thresholds if isinstance(threshold, str) else {}
     least = level(threshold, kept)
     click.echo(least.about)
     found = opened.predict(files, least)
-    folder = Path(out) if out else opened.path / "predictions"
-    from detrnb.commands.predictions import write_predictions
-
     written = write_predictions(found, folder, kept)
     total = sum(found.counts.values())
     by_class = ", ".join(f"{name} {number}" for name, number in found.counts.most_common())

@@ -19,6 +19,40 @@ from detrnb.training import Found, Predictions
 WRITTEN = ".written.json"  # in the folder: the hash of each file that was written there
 
 
+TEXTS = ("predictions.json", "images.json", "counts.csv")
+THRESHOLDS = "thresholds.png"
+PICTURES = "pictures"
+
+
+def inputs(files: Iterable[Path], folder: Path) -> list[Path]:
+    """The images of some files: not what earlier calls drew into a folder that they lead to.
+
+    Raises:
+        ValueError: predictions written to the folder would replace one of them, or a file that is
+            not as an earlier call wrote it.
+    """
+    hashes, inside = _hashes(folder), (folder / PICTURES).resolve()
+
+    def drawn(file: Path) -> bool:
+        name = f"{PICTURES}/{file.name}"
+        own = file.resolve().parent == inside and name in hashes
+        return own and _is_as_written(folder, name, hashes[name])
+
+    images = [file for file in files if not drawn(file)]
+    targets = [*TEXTS, THRESHOLDS, *(f"{PICTURES}/{file.stem}.jpg" for file in images)]
+    foreign = [
+        name
+        for name in dict.fromkeys(targets)
+        if (folder / name).exists() and not _is_as_written(folder, name, hashes.get(name, ""))
+    ]
+    if foreign:
+        raise ValueError(
+            f"{', '.join(foreign[:3])}{' and more' * (len(foreign) > 3)} in {folder} would be"
+            " replaced, and are not as an earlier call wrote them: move them, or give another --out"
+        )
+    return images
+
+
 def write_predictions(found: Predictions, folder: Path, kept: Mapping[str, object]) -> list[str]:
     """Write all of it into a folder, and remove what only earlier calls wrote there.
 
@@ -58,17 +92,13 @@ def _files(
         drawn = draw_detections(
             open_upright(entry.file), entry.boxes, entry.labels, entry.scores, found.class_names
         )
-        yield f"pictures/{name}.jpg", partial(drawn.save, format="JPEG", quality=90)
-    texts = {
-        "predictions.json": json.dumps(found.to_coco()),
-        "images.json": json.dumps(_images(found), indent=1),
-        "counts.csv": _table(found),
-    }
-    for name, text in texts.items():
+        yield f"{PICTURES}/{name}.jpg", partial(drawn.save, format="JPEG", quality=90)
+    texts = json.dumps(found.to_coco()), json.dumps(_images(found), indent=1), _table(found)
+    for name, text in zip(TEXTS, texts, strict=True):
         yield name, lambda file, text=text: file.write(text.encode())
     if kept:
         figure = plot_thresholds(kept)
-        yield "thresholds.png", partial(figure.savefig, format="png", dpi=110, bbox_inches="tight")
+        yield THRESHOLDS, partial(figure.savefig, format="png", dpi=110, bbox_inches="tight")
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -28,12 +28,15 @@ from detrnb.compare.reporting import (
     audits_text,
     equal_time_markdown,
     ladder_markdown,
+    ladder_notes,
     refuse_planned,
     report,
+    time_note,
     verdicts_markdown,
     verdicts_text,
 )
 from detrnb.compare.ruling import DELTA, Ruling, pairs_needed, rule, rule_family
+from detrnb.compare.saving import save_ladder, save_runs
 from detrnb.compare.simulating import STUDIES, aa_splits, simulated
 from detrnb.compare.statistics import (
     FEWEST_SEEDS,
@@ -97,6 +100,7 @@ __all__ = [
     "journal_page",
     "judging_files",
     "ladder_markdown",
+    "ladder_notes",
     "ladder_of",
     "latex",
     "methods",
@@ -112,12 +116,15 @@ __all__ = [
     "report",
     "rule",
     "rule_family",
+    "save_ladder",
+    "save_runs",
     "seeds_needed",
     "simulated",
     "summary",
     "summary_by_entry",
     "table_of",
     "tidy",
+    "time_note",
     "training_seconds",
     "verdicts",
     "verdicts_markdown",

@@ -44,7 +44,7 @@ _EFFECTS: dict[str, tuple[bool, str]] = {
     "data": (True, "other annotations: neither losses nor AP can be subtracted"),
     "image size": (True, "AP rises with the size, of small objects above all"),
     "seed": (False, "other initial weights and data order: part of any difference is chance"),
-    "device": (False, "times and memory cannot be compared"),
+    "device": (False, "other rounding; times and memory cannot be compared"),
     "precision": (
         True,
         "other rounding, so other chance, and other time and memory: what differs besides cannot"

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -28,8 +28,8 @@ def findings(record: Record) -> dict[str, Finding]:
         "data": _data(record),
         "image size": _image_size(record),
         "seed": _seed(record),
-        "device": _recorded(record.provenance.get("device")),
-        "precision": _recorded(record.provenance.get("precision")),
+        "device": _device(record),
+        "precision": _recorded(_through(_parts(record, "precision")).get("precision")),
         "versions": _versions(record),
         "code": _code(record),
         "git commit": _commit(record),
@@ -137,6 +137,8 @@ def _data(record: Record) -> Finding:
     prints = record.provenance.get("data")
     if not isinstance(prints, Mapping):
         return UNKNOWN
+    if tested := record.test.get("data"):
+        prints = {**prints, record.test["split"]: tested}
     parts = [f"{name.removeprefix('instances_')} {text[:6]}" for name, text in prints.items()]
     return Finding(", ".join(parts), "recorded", value=dict(prints))
 
@@ -157,11 +159,24 @@ def _image_size(record: Record) -> Finding:
     return Finding(text, "recorded", value=text)
 
 
-def _versions(record: Record) -> Finding:
-    versions = record.provenance.get("versions")
-    if not isinstance(versions, Mapping):
+def _device(record: Record) -> Finding:
+    """What trained it; processors of other instructions or threads round otherwise."""
+    on_processor = record.provenance.get("device") == "cpu"
+    keys = ("device", *("instruction_set", "threads") * on_processor)
+    known = _through(_parts(record, *keys))
+    if not known:
         return UNKNOWN
-    known = {name: version for name, version in versions.items() if version}
+    named = [known[key] for key in ("device", "instruction_set") if key in known]
+    spoken = {"device": "name", "instruction_set": "instruction set"}
+    value = {spoken.get(key, key): text for key, text in known.items()}
+    return Finding(", ".join(named), "recorded", value=value)
+
+
+def _versions(record: Record) -> Finding:
+    parts = [part.get("versions") for part in _parts(record, "versions")]
+    if not all(isinstance(part, Mapping) for part in parts) or not parts:
+        return UNKNOWN
+    known = _through([{name: v for name, v in part.items() if v} for part in parts])
     return Finding(f"torch {known.get('torch', 'unknown')}", "recorded", value=known)
 
 
@@ -173,14 +188,27 @@ def _code(record: Record) -> Finding:
     trained_by_each = trained_by(record.provenance)
     if not all(isinstance(code, Mapping) for code in trained_by_each):
         return UNKNOWN
-    files: dict[str, str] = {}
-    for code in trained_by_each:
-        for name, text in code.items():
-            known = files.setdefault(name, f"{text}")
-            if known.rpartition(", then ")[2] != f"{text}":
-                files[name] = f"{known}, then {text}"
+    files = _through(trained_by_each)
     of_all = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     return Finding(f"{len(files)} files, {of_all[:10]}", "recorded", value=files)
+
+
+def _parts(record: Record, *keys: str) -> list[dict[str, object]]:
+    """What provenance keeps under some keys: at a run's start and each time it went on."""
+    parts = [record.provenance, *record.provenance.get("resumed", [])]
+    kept = [{key: part[key] for key in keys if part.get(key) is not None} for part in parts]
+    return [part for part in kept if part]
+
+
+def _through(parts: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """By name what it was all along, or what it was and then became."""
+    known: dict[str, str] = {}
+    for part in parts:
+        for name, text in part.items():
+            was = known.setdefault(name, f"{text}")
+            if was.rpartition(", then ")[2] != f"{text}":
+                known[name] = f"{was}, then {text}"
+    return known
 
 
 def _commit(record: Record) -> Finding:

@@ -1,7 +1,7 @@
 """Tables, audits and verdicts as text: what `detrnb compare` prints."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -9,7 +9,7 @@ from detrnb.compare import layout
 from detrnb.compare.auditing import audit
 from detrnb.compare.judging import Verdicts, verdicts
 from detrnb.compare.ladder import CONTROLS, Ladder
-from detrnb.compare.records import Record, entries
+from detrnb.compare.records import Record, Source, entries
 from detrnb.compare.ruling import DELTA
 from detrnb.compare.table import TIMES, summary, training_seconds, without_partner
 
@@ -35,7 +35,10 @@ def report(records: Sequence[Record], baseline: str | None = None, delta: float 
     Args:
         baseline, delta: as for `verdicts`.
     """
-    parts = [runs_text(summary(records))]
+    runs = summary(records)
+    if any(map(_is_planned, records)):  # AP that nothing was tuned on waits for the plan's verdict
+        runs = runs.drop(columns="test_AP")
+    parts = [runs_text(runs)]
     if len(records) != 2 and (remarks := [f"{r.name}: {x}" for r in records for x in r.remarks]):
         parts.append("\n".join(layout.item("-", remark) for remark in remarks))
     if len(records) == 2:
@@ -58,11 +61,15 @@ def refuse_planned(records: Sequence[Record]) -> None:
     Raises:
         ValueError: one of the runs is of a plan.
     """
-    if any(record.study.get("plan") for record in records):
+    if any(map(_is_planned, records)):
         raise ValueError(
             "these are runs of a planned study, which are judged by its plan once all are there:"
             " compare.read_ladder, notebook 07"
         )
+
+
+def _is_planned(record: Record) -> bool:
+    return bool(record.study.get("plan"))
 
 
 def runs_text(runs: pd.DataFrame) -> str:
@@ -170,6 +177,30 @@ def ladder_markdown(ladder: Ladder) -> str:
             )
         )
     return _markdown(rows)
+
+
+def ladder_notes(ladder: Ladder) -> list[str]:
+    """What a reader of a planned study's table must know besides, in sentences: what differs in
+    pairs and forbids nothing, and which times they are where steps are not timed.
+    """
+    tables = [found.table for found in ladder.families.values()]
+    apart = ladder.controls.index.difference(ladder.table.index)
+    tables.append(ladder.whole.table.reindex(apart).dropna(subset="said"))
+    said = pd.concat([table["said"] for table in tables])
+    said = said[~said.index.duplicated() & (said != "")]
+    notes = [
+        f"To be known of {', '.join(names)}: {what}."
+        for what, names in said.groupby(said, sort=False).groups.items()
+    ]
+    return [*notes, *filter(None, [time_note(ladder.runs)])]
+
+
+def time_note(sources: Iterable[Source]) -> str:
+    """Which times a comparison's are where steps were not timed side by side; empty where so."""
+    time = training_seconds(summary(sources)).name
+    if time == TIMES[0]:
+        return ""
+    return f"Times are {time} of whole trainings, not of steps timed side by side."
 
 
 def equal_time_markdown(equal: pd.DataFrame, reach: pd.DataFrame) -> str:

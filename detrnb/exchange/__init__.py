@@ -1,4 +1,4 @@
-"""Weights and predictions of other codes, in and out."""
+"""A run's model for other codes: safetensors, ONNX, a folder for transformers."""
 
 from detrnb.exchange.hugging_face import export_to_transformers
 from detrnb.exchange.onnx import onnx_bytes

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from detrnb.model import (
@@ -18,6 +19,8 @@ from detrnb.runs import write_whole
 from detrnb.settings import DataConfig, ModelConfig, resolve
 from detrnb.training import Run
 
+WEIGHTS = "model.safetensors"
+MADE_BY = {"made_by": "detrnb"}  # in its metadata, which transformers does not keep when it saves
 _IMAGE_PROCESSORS = {
     "detr": "DetrImageProcessor",
     "conditional_detr": "ConditionalDetrImageProcessor",
@@ -41,7 +44,9 @@ def export_to_transformers(run: Run, folder: str | Path) -> Path:
     """
     folder, settings = Path(folder), run.config.model
     if folder.exists() and not _is_free(folder):
-        raise ValueError(f"{folder} is there already; give a new folder")
+        raise ValueError(
+            f"{folder} is there already, and holds what no export left there; give a new folder"
+        )
     wrong = [*_beyond(run)]
     if wrong:
         raise ValueError(
@@ -55,7 +60,7 @@ def export_to_transformers(run: Run, folder: str | Path) -> Path:
     files = {
         SAVED_CONFIG: _json(_config(architecture, settings, run.class_names)),
         SAVED_PROCESSOR: _json(_processor(kind, run.config.data, body)),
-        "model.safetensors": save(state, metadata={"format": "pt"}),
+        WEIGHTS: save(state, metadata={"format": "pt", **MADE_BY}),
     }
     for name, content in files.items():
         write_whole(folder / name, lambda file, content=content: file.write(content))
@@ -63,9 +68,15 @@ def export_to_transformers(run: Run, folder: str | Path) -> Path:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether nothing else is in a folder than what is written there."""
-    names = {SAVED_CONFIG, SAVED_PROCESSOR, "model.safetensors"}
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= names
+    """Whether nothing else is in a folder than what was written there, and not trained on since."""
+    names = {SAVED_CONFIG, SAVED_PROCESSOR, WEIGHTS}
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - names:
+        return False
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as kept:
+            return (kept.metadata() or {}).get("made_by") == MADE_BY["made_by"]
+    except (OSError, SafetensorError):  # which transformers may have written
+        return not any(folder.iterdir())
 
 
 def _json(content: dict) -> bytes:
@@ -98,6 +109,8 @@ def _beyond(run: Run) -> Iterator[str]:
         yield "model.pre_norm=True, and they norm afterwards"
     if not isinstance(run.model.backbone[0].body, ResNetBody):
         yield f"model.backbone={settings.backbone!r}, which is written for ResNets only"
+    if settings.weight_ce != 1 and "focal" not in settings.variant.split("+"):
+        yield f"model.weight_ce={settings.weight_ce}, and theirs is 1"
     if settings.num_decoder_layers == 1 and "conditional" in settings.variant:
         yield "model.num_decoder_layers=1, and theirs needs two"
     for name, value in _weights(settings).items():

@@ -48,6 +48,7 @@ def onnx_bytes(model: DETR, about: dict[str, str], size: tuple[int, int] | None)
     """
     detector = Detector(copy.deepcopy(model).cpu()).eval()
     try:
+        import onnxruntime  # noqa: F401  it runs what was written
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
         raise ValueError(f"ONNX needs {error.name}: pip install 'detrnb[export]'") from error

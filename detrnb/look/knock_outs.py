@@ -21,7 +21,7 @@ from detrnb.boxes import cell_coverage, cxcywh_to_xyxy
 from detrnb.datasets import photographs_of
 from detrnb.look.recording import attention_of
 from detrnb.model import DETR, EncoderAttention
-from detrnb.variants.svd_split import Spectrum, spectrum
+from detrnb.variants.svd_split import Spectrum, SplitAttention, spectrum
 
 Part = Literal["object", "context", "random object", "random context"]
 PARTS: tuple[Part, ...] = ("object", "context", "random object", "random context")
@@ -214,6 +214,17 @@ class _PartAttention(EncoderAttention):
         return layer.out_proj(attended.transpose(1, 2).flatten(2))
 
 
+def _has_parts(attention: nn.Module) -> bool:
+    """Whether a layer is what `_PartAttention` computes but for the part; one that does more to
+    queries and keys, or sums in another way, is not.
+    """
+    kind = type(attention)
+    steps = {name: getattr(kind, name, None) for name in ("forward", "look", "attend")}
+    applied = EncoderAttention.attend, SplitAttention.attend
+    as_plain = all(steps[n] is getattr(EncoderAttention, n) for n in ("forward", "look"))
+    return as_plain and steps["attend"] in applied
+
+
 @contextmanager
 def keep_part(model: DETR, layers: Sequence[int], part: Part, seed: int = 0) -> Iterator[None]:
     """The second test: inside a `with`, encoder layers apply one part of their attention only.
@@ -224,7 +235,8 @@ def keep_part(model: DETR, layers: Sequence[int], part: Part, seed: int = 0) -> 
 
     Raises:
         ValueError: the model has no such layer, the layer's attention has no spectrum to take parts
-            of (efficient attention), or the part is unknown.
+            of (efficient attention) or does more to queries and keys (rope), or the part is
+            unknown.
     """
     if part not in PARTS:
         raise ValueError(f"part is {part!r}; expected one of {', '.join(PARTS)}")
@@ -235,8 +247,7 @@ def keep_part(model: DETR, layers: Sequence[int], part: Part, seed: int = 0) -> 
         attention = known.get(f"encoder.{layer}.self")
         if attention is None:
             raise ValueError(f"no encoder layer {layer}; this model has 0 to {len(known) - 1}")
-        plain = getattr(type(attention), "attend", None) is EncoderAttention.attend
-        if not plain and not hasattr(attention, "object_gate"):
+        if not _has_parts(attention):
             raise ValueError(
                 f"encoder layer {layer} has {type(attention).__name__}; parts are taken of"
                 " dot-product attention, plain or split"

@@ -130,6 +130,7 @@ class RunFolder:
         stats: Sequence[float],
         per_class: Mapping[str, float],
         seconds: float,
+        data: str | None = None,
     ) -> None:
         """Keep what the weights of the last epoch reach on a split that nothing was tuned on.
 
@@ -139,6 +140,7 @@ class RunFolder:
             stats: the 12 numbers named by `runs.COCO_METRICS`.
             per_class: class name -> AP.
             seconds: that the evaluation took.
+            data: the fingerprint of the split's annotations.
 
         Raises:
             ValueError: other than 12 numbers.
@@ -153,6 +155,7 @@ class RunFolder:
                 "coco_eval_bbox": stats,
                 "coco_eval_bbox_per_class": per_class,
                 "seconds": seconds,
+                **({} if data is None else {"data": data}),
             },
         )
 

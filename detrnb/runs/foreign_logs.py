@@ -121,12 +121,18 @@ def _mmdetection(lines: list[dict]) -> ForeignLog:
 
     events = []
     for line in lines:
-        if key(line) is None:
-            epoch = line.get("epoch")
-            events.append(_Event(_losses(line, "loss"), {}, None if epoch is None else epoch - 1))
-        else:
+        epoch = line.get("epoch")
+        epoch = None if epoch is None else epoch - 1
+        if key(line) is not None:
             stats = _stats(line, {name: key(line) + end for name, end in _MMDET.items()}, 1)
             events.append(_Event({}, stats, None))
+        elif line.get("mode") == "val":  # a pass over the validation split for its losses
+            losses = {"test_loss": line["loss"]} if "loss" in line else {}
+            events.append(_Event({}, losses, epoch))
+        else:
+            events.append(_Event(_losses(line, "loss"), {}, epoch))
+    if _measured_within_an_epoch(events):  # counted by steps, and each line says epoch 1
+        events = [event._replace(epoch=None) for event in events]
     used = next((k for k in map(key, lines) if k), "bbox_mAP")
     told = (
         f"AP is mmdetection's {used!r}, from 0 to 1, which it may round to three places",
@@ -138,6 +144,7 @@ def _mmdetection(lines: list[dict]) -> ForeignLog:
 
 def _detectron2(lines: list[dict]) -> ForeignLog:
     names = {name: f"bbox/{name}" for name in COCO_METRICS[:6]}
+    lines, again = _last_way(lines)
     events = []
     for line in lines:
         test = {}
@@ -152,7 +159,34 @@ def _detectron2(lines: list[dict]) -> ForeignLog:
         "such a log has no loss on the validation split, no AR, no number of parameters and no"
         " number of images",
     )
-    return ForeignLog("detectron2", _rows(events), COCO, (*told, *_by_evaluation(events)))
+    told = (*told, *again, *_by_evaluation(events))
+    return ForeignLog("detectron2", _rows(events), COCO, told)
+
+
+def _last_way(lines: list[dict]) -> tuple[list[dict], list[str]]:
+    """The lines of the last run in a file that each run goes on in, and what to say of others.
+
+    Where iterations go back, a run was resumed further back, or begun anew in the same folder: what
+    the earlier one has from there on is of no run that was finished.
+    """
+    kept, left = [], 0
+    for line in lines:
+        while kept and _goes_back(kept[-1], line):
+            kept.pop()
+            left += 1
+        kept.append(line)
+    said = (
+        f"iterations go back in it, as by a run that was resumed further back or begun anew: {left}"
+        " earlier lines are left out"
+    )
+    return kept, [said] * (left > 0)
+
+
+def _goes_back(before: Mapping, line: Mapping) -> bool:
+    """Whether a line is of an earlier iteration than one before it, or tells the same again."""
+    number, last = line.get("iteration", math.inf), before.get("iteration", -1)
+    again = any(key in line and key in before for key in ("total_loss", "bbox/AP"))
+    return number < last or (number == last and again)
 
 
 def _trainer(state: Mapping) -> ForeignLog:
@@ -230,6 +264,16 @@ def _stats(line: Mapping, names: Mapping[str, str], scale: float) -> dict[str, o
         return value if value == -1 else value / scale
 
     return {"test_coco_eval_bbox": [number(metric) for metric in COCO_METRICS]}
+
+
+def _measured_within_an_epoch(events: Iterable[_Event]) -> bool:
+    """Whether AP was measured several times in what a log calls one epoch."""
+    measured: Counter[int | None] = Counter()
+    epoch = None
+    for event in events:
+        epoch = epoch if event.epoch is None else event.epoch
+        measured[epoch] += "test_coco_eval_bbox" in event.test
+    return any(times > 1 for place, times in measured.items() if place is not None)
 
 
 def _by_evaluation(events: Iterable[_Event]) -> list[str]:

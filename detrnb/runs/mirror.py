@@ -71,11 +71,17 @@ def bring_back(folder: RunFolder, resume: str = "auto") -> None:
         resume: `never` where only a new run is wanted.
 
     Raises:
-        ValueError: the folder is gone and its copy not wanted, or it is behind its copy.
+        ValueError: the folder is gone and its copy not wanted, it is behind its copy, or the copy
+            is of another run.
     """
     copy = mirror_of(folder)
     if copy is None or not RunFolder(copy).config_path.exists():
         return
+    if _is_of_another(folder, copy):
+        raise ValueError(
+            f"{copy} is the copy of another run of this name than {folder.path}, of other settings:"
+            " give this run another name, or move one of the two folders away"
+        )
     if not folder.path.exists() and resume == "never":
         raise ValueError(
             f"{folder.path} is gone, but its copy {copy} holds this run and resume is 'never';"
@@ -105,11 +111,20 @@ def bring_back(folder: RunFolder, resume: str = "auto") -> None:
     )
 
 
+def _is_of_another(folder: RunFolder, copy: Path) -> bool:
+    """Whether a copy is known to be of another run than a folder."""
+    marks = folder.identity, RunFolder(copy).identity
+    return None not in marks and marks[0] != marks[1]
+
+
 class Mirror:
-    """Keeps the copy of one run folder up to date."""
+    """Keeps the copy of one run folder up to date; one that is another run's it leaves alone."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.copy = folder, mirror_of(folder)
+        if self.copy is not None and _is_of_another(folder, self.copy):
+            print(f"{folder.path.name} is not copied: {self.copy} is of another run", flush=True)
+            self.copy = None
         self._copied: dict[Path, tuple[int, int]] = {}  # size and time of change
 
     def update(self) -> None:

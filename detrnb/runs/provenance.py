@@ -39,10 +39,11 @@ def this_process() -> dict[str, object]:
 
 def is_uncommitted(path: Path) -> bool | None:
     """Whether a repository of git holds a file otherwise than in its last commit, or not at all;
-    None where no repository tells.
+    None where no repository tells, or it ignores the file.
     """
     told = _git(path.parent, "status", "--porcelain", "--", path.name)
-    return None if told is None else bool(told)
+    ignored = told == "" and not _git(path.parent, "ls-files", "--", path.name)
+    return None if told is None or ignored else bool(told)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

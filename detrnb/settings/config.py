@@ -204,6 +204,12 @@ class Config(Section):
             for dotted, value in stated.items():
                 _place(settings, dotted, copy.deepcopy(value))
         config = cls.from_dict(settings)
+        weights = config.model.backbone_weights
+        if (start := config.train.init_from) and weights not in ("imagenet", "none"):
+            raise ValueError(
+                f"model.backbone_weights={weights!r} would do nothing: the backbone's weights come"
+                f" from train.init_from={start!r}; leave one of them out"
+            )
         train = config.train  # a run folder's states every setting, so `from_dict` cannot tell
         if train.schedule == "cosine" and "lr_drop" in train.model_fields_set and train.lr_drop:
             raise ValueError(

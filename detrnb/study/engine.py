@@ -198,8 +198,8 @@ class Study:
         uncommitted = is_uncommitted(self.plan_path)
         if uncommitted is None:
             print(
-                f"warning: {self.plan_path} is in no repository that git tells of: nobody will see"
-                " that the plan came before its runs",
+                f"warning: {self.plan_path} is in no repository, or one that ignores it: nobody"
+                " will see that the plan came before its runs",
                 file=sys.stderr,  # apart from what a shell is to run
             )
         if uncommitted:
@@ -210,7 +210,8 @@ class Study:
         if other := other_files(code_of_entries(self.plan, self.only), self.plan.code):
             raise ValueError(
                 f"the code is not that of {self.plan_path}: {', '.join(other)} differ; train from a"
-                " clone at the commit that the plan was settled at"
+                " clone at the commit that the plan was settled at:"
+                f" git log -1 --format=%h -- {self.plan_path.name}, in {self.plan_path.parent}"
             )
 
     def settle(self) -> StudyPlan:
@@ -278,17 +279,23 @@ class Study:
         """
         self.check()
         self.collect()
-        jobs = self.left()
-        if not jobs:
-            raise ValueError(f"nothing of {self.plan.name} is left to train")
-        return slurm.submit(jobs, self._slurm_folder)
+        return slurm.submit(self._left_to_submit(), self._slurm_folder)
 
     def script(self, slurm: Slurm) -> str:
-        """What `submit` would hand over: the script, and the first of its lines."""
-        jobs = self.left()
+        """What `submit` would hand over: the script, and the first of its lines.
+
+        Raises:
+            ValueError: nothing is missing.
+        """
+        jobs = self._left_to_submit()
         first = "\n".join(f"# {line}" for line in slurm.lines(jobs[:3]))
         script = slurm.script(len(jobs), self._slurm_folder)
         return f"{script}# lines, {len(jobs)} of them:\n{first}"
+
+    def _left_to_submit(self) -> list[Job]:
+        if not (jobs := self.left()):
+            raise ValueError(f"nothing of {self.plan.name} is left to train")
+        return jobs
 
     @property
     def _slurm_folder(self) -> Path:

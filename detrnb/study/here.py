@@ -57,7 +57,8 @@ def run_here(jobs: Sequence[Job], workers: int, done: Callable[[Job], None]) -> 
                 if job.is_trained:
                     done(job)
                 else:
-                    failed[job.name] = f"exit code {code}"
+                    said = "" if workers == 1 else f", see {_said_in(job)}"
+                    failed[job.name] = f"exit code {code}{said}"
             except ValueError as error:
                 failed[job.name] = str(error)
 
@@ -114,7 +115,7 @@ def _process(job: Job, environment: dict[str, str], *, alone: bool) -> int:
     command = [sys.executable, "-m", "detrnb.commands.tied", *job.words]
     environment = os.environ | environment | {HOME: str(job.home)}
     job.home.mkdir(parents=True, exist_ok=True)
-    with open(os.devnull if alone else job.home / f"{job.name}.txt", "a") as file:
+    with open(os.devnull if alone else _said_in(job), "a") as file:
         said = None if alone else file
         child = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=said, stderr=said
@@ -124,6 +125,11 @@ def _process(job: Job, environment: dict[str, str], *, alone: bool) -> int:
         finally:  # standard input ends with this process, whatever ends it
             child.stdin.close()
             child.wait()
+
+
+def _said_in(job: Job) -> Path:
+    """The file of what a job says that is one of several at a time."""
+    return job.home / f"{job.name}.txt"
 
 
 def in_process(

@@ -15,6 +15,7 @@ from detrnb.compare import (
     latex,
     methods,
     paired_by_epoch,
+    time_note,
 )
 from detrnb.plots import plot_forest, plot_paired_curves
 from detrnb.runs import keep_copy, project_root, write_whole
@@ -172,8 +173,9 @@ class Judgement:
         if plan.kept:
             notes.append(
                 f"{len(plan.kept)} of {plan.baseline}'s runs are the kept study's, of this code,"
-                " and an epoch trained here gave the same numbers."
+                " and an epoch trained here gave the same numbers; memory is that of their machine."
             )
+        notes += filter(None, [time_note(self.records)])
         if "test" not in self.found.metric:
             notes.append("On validation images, for want of a test split.")
         return notes

@@ -1,5 +1,7 @@
 """What the kept study lends a judgement: its baseline's runs, and how far pairs spread."""
 
+import torch
+
 from detrnb.compare import read_ladder
 from detrnb.runs import RunFolder, project_root, trained_by
 from detrnb.study.entries import study_name
@@ -24,25 +26,46 @@ def lent(plan: Plan, seed: int) -> RunFolder:
 def seeds_lent(plan: Plan) -> tuple[int, ...]:
     """Seeds whose baseline need not be trained, since the kept study has an equal run.
 
-    Settings and code must be equal, and an epoch trained here must give that run's line, to the
-    last digit: then this machine computes what that one did, from the same images. Whether data
-    and precision of each pair are equal, the verdict's audit sees besides.
+    Settings, code and the processor's instruction set must be equal, and an epoch trained here must
+    give that run's line, to the last digit: then this machine computes what that one did, from the
+    same images. It vouches for runs of as many threads. Whether data and precision of each pair are
+    equal, the verdict's audit sees besides.
     """
     equal = [seed for seed in plan.numbers if _is_equal(plan, seed)]
+    made = {seed: _made_by(lent(plan, seed)) for seed in equal}
+    here = torch.backends.cpu.get_cpu_capability()
+    fitting = [seed for seed in equal if all(name in (here, None) for name, _ in made[seed])]
     if not equal:
         return ()
-    first = lent(plan, equal[0])
+    if not fitting:
+        print(
+            f"{plan.baseline} is trained here: the kept study's runs of these seeds are of"
+            f" processors with other instructions than {here}",
+            flush=True,
+        )
+        return ()
+    fitting = [seed for seed in fitting if made[seed] == made[fitting[0]]]
+    first = lent(plan, fitting[0])
     print(f"{plan.baseline}: an epoch is trained to see whether {first.path.parent} serves")
     line = first.read_log()[0]
     try:
-        again = first_epoch(plan.config(plan.baseline, equal[0]))
+        again = first_epoch(plan.config(plan.baseline, fitting[0]))
     except TrainingDiverged:
         again = {}
     if again and again == {key: line.get(key) for key in again}:
-        print(f"it does: {len(equal)} of {plan.seeds} of its runs need not be trained", flush=True)
-        return tuple(equal)
+        print(
+            f"it does: {len(fitting)} of {plan.seeds} of its runs need not be trained", flush=True
+        )
+        return tuple(fitting)
     print("it does not: the epoch's numbers differ, so the baseline is trained here", flush=True)
     return ()
+
+
+def _made_by(kept: RunFolder) -> set[tuple[str | None, int | None]]:
+    """The instruction sets and numbers of threads that trained a run, which decide its rounding."""
+    provenance = kept.read_provenance()
+    parts = (provenance, *provenance.get("resumed", []))
+    return {(part.get("instruction_set"), part.get("threads")) for part in parts}
 
 
 def _is_equal(plan: Plan, seed: int) -> bool:

@@ -98,11 +98,12 @@ class Slurm:
                 "there is no sbatch here: run this on a machine that submits to SLURM, or take"
                 " --list, a command a run, to whatever else distributes commands"
             )
-        queued = _said(["squeue", "--noheader", "--name", self.name, "--format", "%i"]).split()
+        queued = _said(["squeue", "--me", "--noheader", "--name", self.name, "--format", "%i"])
+        queued = queued.split()
         if queued:
             raise ValueError(
                 f"jobs of {self.name} are queued or running ({', '.join(queued[:5])}): wait for"
-                f" them, or scancel --name {self.name} first"
+                f" them, or scancel --me --name {self.name} first"
             )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "lines").write_text("".join(f"{line}\n" for line in self.lines(jobs)))

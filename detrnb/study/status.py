@@ -115,9 +115,12 @@ def _judged(study: Study) -> list[str]:
         )
     lines += _code(study, kept)
     if all(job.is_kept for job in study.judged_jobs.values()):
-        lines.append("all are there; verdicts: compare.read_ladder, notebook 07")
-        if not study.is_timed:
-            lines.append("steps are not timed yet: `detrnb study`, with nothing beside it")
+        if study.is_timed:
+            lines.append("all are there; verdicts: compare.read_ladder, notebook 07")
+        else:
+            lines.append(
+                "all are there, but steps are not timed yet: `detrnb study`, with nothing beside it"
+            )
     return lines
 
 

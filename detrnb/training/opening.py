@@ -16,6 +16,7 @@ from detrnb.datasets import (
     Classes,
     category_difference,
     class_names,
+    fingerprint,
     make_loader,
     open_split,
     read_annotations,
@@ -97,12 +98,14 @@ class Run:
         """What the model finds in any images.
 
         Args:
-            images: paths, or pictures of PIL's or as (H, W, 3) uint8; or one of them.
+            images: paths, or pictures of PIL's or as (H, W, 3) uint8; or one of them. Files and
+                pictures of PIL's are turned as their EXIF says.
             threshold: the least score that counts: a number; `best`, of the best F1 on the
                 validation split; `class`, each class's own; or as from `level`.
 
         Raises:
-            ValueError: a threshold that cannot be had.
+            ValueError: a threshold that cannot be had, what is no picture, or none of the images
+                can be read.
         """
         one = isinstance(images, str | Path | Image.Image) or hasattr(images, "shape")
         if not isinstance(threshold, Level):
@@ -168,8 +171,9 @@ def keep_test(run: Run) -> None:
     metrics = run.evaluate(TEST_SPLIT).metrics
     seconds = time.perf_counter() - begin
     if processes().is_main_process:
-        last = len(run.log) - 1
-        folder.write_test(TEST_SPLIT, last, metrics.stats, metrics.per_class, seconds)
+        last, (_, annotations) = len(run.log) - 1, split_paths(run.config.data, TEST_SPLIT)
+        reached = metrics.stats, metrics.per_class, seconds
+        folder.write_test(TEST_SPLIT, last, *reached, fingerprint(annotations))
         Mirror(folder).update()
 
 
@@ -195,6 +199,11 @@ def load_run(
         ValueError: no run there, none of this version, or no sound checkpoint of it; says whether
             the other one is. A variant that is not known here.
     """
+    if checkpoint not in ("last", "best"):
+        raise ValueError(
+            f"checkpoint is {checkpoint!r}; expected 'last' or 'best', and for averaged weights"
+            " averaged=True"
+        )
     folder = RunFolder(located(path))
     open_variants(folder, variants)
     config = Config.from_dict(read_settings(folder))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from detrnb.bar import Bar
 from detrnb.datasets import (
@@ -184,11 +184,15 @@ def predict(
     """What a model finds in images.
 
     Args:
-        images: paths, or pictures of PIL's or as (H, W, 3) uint8.
+        images: paths, or pictures of PIL's or as (H, W, 3) uint8; turned as EXIF says.
         classes: label -> category id and name; a label without is its own id.
         limits: by label, the least score that counts.
+
+    Raises:
+        ValueError: what is no picture, or none of the images can be read.
     """
-    files = [Path(image) if isinstance(image, str | Path) else None for image in images]
+    images = [_as_picture(image, place) for place, image in enumerate(images)]
+    files = [image if isinstance(image, Path) else None for image in images]
     ids = image_ids(files)
     accelerator = make_accelerator(config.train.precision)
     criterion = build_criterion(config.model)
@@ -216,23 +220,43 @@ def predict(
                     )
                 )
                 bar.update()
+    if skipped and not found:
+        told = "; ".join(f"{image} {why}" for image, why in islice(skipped.items(), 3))
+        raise ValueError(f"none of {len(images)} images can be read: {told}")
     return Predictions(tuple(found), class_names, skipped)
+
+
+def _as_picture(image: Picture, place: int) -> Path | Image.Image:
+    """A path, or a picture of PIL's, upright.
+
+    Raises:
+        ValueError: it is neither, nor an array of one.
+    """
+    if isinstance(image, str | Path):
+        return Path(image)
+    if isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format  # by which 16 bits are read
+        return upright
+    try:
+        return Image.fromarray(image)
+    except (TypeError, AttributeError, ValueError):
+        kind = f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))}"
+        raise ValueError(
+            f"image {place} is {kind} of {getattr(image, 'dtype', 'no dtype')}; expected a path, a"
+            " picture of PIL's, or an array (H, W, 3) of uint8"
+        ) from None
 
 
 Opened = tuple[int, Image.Image | None, torch.Tensor | str]  # place, picture, tensor or why not
 
 
 def _opened(
-    images: Sequence[Picture], files: Sequence[Path | None], transform: EvalTransform
+    images: Sequence[Path | Image.Image], files: Sequence[Path | None], transform: EvalTransform
 ) -> Iterator[Opened]:
     for place, (image, file) in enumerate(zip(images, files, strict=True)):
         try:
-            if file is not None:
-                picture = open_upright(file)
-            else:
-                picture = as_rgb(
-                    image if isinstance(image, Image.Image) else Image.fromarray(image)
-                )
+            picture = as_rgb(image) if file is None else open_upright(file)
             pixels = transform(picture.size).pixels(as_tensor(picture))
         except (PictureError, OSError, ValueError) as error:
             yield place, None, str(error)
@@ -267,7 +291,8 @@ def _detect(
 def image_ids(files: Sequence[Path | None]) -> list[int]:
     """Ids of images: those of the annotation file that all are listed in, else from 1 on.
 
-    Such a file is looked for where COCO's layout and Roboflow's have it.
+    Such a file is looked for where COCO's layout and Roboflow's have it. Where it has an image as
+    it is stored, not as EXIF turns it, its ids are not lent, since boxes are of upright images.
     """
     folders = {file.parent for file in files if file is not None}
     if len(folders) == 1 and None not in files:
@@ -279,8 +304,30 @@ def image_ids(files: Sequence[Path | None]) -> list[int]:
         ):
             if file.is_file():
                 listed = read_annotations(file)
-                names = (name.decode() for name in listed.file_names)
-                known = dict(zip(names, listed.image_ids.tolist(), strict=True))
-                if all(image.name in known for image in files):
-                    return [known[image.name] for image in files]
+                about = zip(listed.image_ids.tolist(), listed.image_sizes.tolist(), strict=True)
+                known = dict(zip(map(bytes.decode, listed.file_names), about, strict=True))
+                if not all(image.name in known for image in files):
+                    continue
+                stored = [image for image in files if _is_stored(image, known[image.name][1])]
+                if not stored:
+                    return [known[image.name][0] for image in files]
+                print(
+                    f"images are numbered from 1 on, not as in {file}: it has {len(stored)} of them"
+                    f" as stored, such as {stored[0].name}; boxes here are of images as EXIF turns"
+                    " them"
+                )
     return list(range(1, len(files) + 1))
+
+
+def _is_stored(file: Path, size: Sequence[float]) -> bool:
+    """Whether evaluation takes an image as it is stored although EXIF turns it.
+
+    Args:
+        size: width and height on record.
+    """
+    try:
+        with Image.open(file) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+            return turned and not tuple(size) == image.size[::-1] != image.size
+    except Exception:  # what cannot be read is said when it is opened; broken EXIF turns nothing
+        return False

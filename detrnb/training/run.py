@@ -17,6 +17,7 @@ from detrnb.runs import (
     is_over,
     is_project,
     is_there,
+    located,
     project_root,
     run_name,
 )
@@ -45,6 +46,9 @@ from detrnb.training.progress import Progress
 from detrnb.training.sources import changed_sources, keep_sources, stated_sources
 from detrnb.training.tracking import Trackers
 
+RESUME = ("auto", "never")
+TOY_SETTINGS = "toy.json"  # in the folder of a set that was drawn
+
 
 def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | None = None) -> Run:
     """Train and evaluate what a config describes, into `runs/<name>/`.
@@ -64,9 +68,11 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
 
     Raises:
         ValueError: the folder holds another config's run, or is being trained elsewhere; or the
-            data cannot be read.
+            data cannot be read, or are others than the preset draws; `resume` is neither.
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
+    if resume not in RESUME:
+        raise ValueError(f"resume is {resume!r}; expected {' or '.join(map(repr, RESUME))}")
     config = from_main(partial(with_classes, config))
     folder = folder_of(config, name)
     from_main(partial(bring_back, folder, resume))
@@ -173,7 +179,26 @@ def _resolved(config: Config, folder: RunFolder) -> Config:
     """The config with what it leaves to the data: as the folder's run began, or as planned now."""
     if folder.config_path.exists():
         config = config.as_begun(read_settings(folder))
+    else:
+        _see_drawn(config)
     return resolved(config, processes().num_processes)
+
+
+def _see_drawn(config: Config) -> None:
+    """See that a preset which draws its images is not given a folder of somebody's own.
+
+    Raises:
+        ValueError: it is: other images than those would be trained on.
+    """
+    path = located(config.data.path)
+    if config.data.toy is None or not path.is_dir() or (path / TOY_SETTINGS).exists():
+        return
+    if names := sorted(file.name for file in path.iterdir() if not file.name.startswith(".")):
+        raise ValueError(
+            f"preset {config.preset_name} draws its own images, and data.path={config.data.path!r}"
+            f" holds others ({', '.join(names[:4])}), which it would not train on. For these:"
+            f" --preset finetune data.path={config.data.path}; for drawn ones another data.path"
+        )
 
 
 def _say_opened(folder: RunFolder) -> None:

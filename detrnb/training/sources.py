@@ -1,6 +1,6 @@
 """The source of a user's own variants, beside the runs that they trained: kept, compared, told."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from detrnb.runs import RunFolder
@@ -50,10 +50,16 @@ def open_variants(folder: RunFolder, variants: Iterable[type | str | Path]) -> N
         variants: a user's own: classes, or files that register them.
 
     Raises:
-        ValueError: one is not known; says where its source is kept.
+        ValueError: one is not known; says where its source is kept. The folder is another tool's.
     """
     load_variants(variants)
-    for name in folder.read_config()["model"]["variant"].split("+"):
+    model = folder.read_config().get("model")
+    if not isinstance(model, Mapping) or "variant" not in model:
+        raise ValueError(
+            f"{folder.path} is no run folder: its config.json is another tool's. A folder that"
+            f" transformers saved is a start, train.init_from={str(folder.path)!r}"
+        )
+    for name in model["variant"].split("+"):
         if name not in VARIANTS:
             kept = folder.variants / f"{name}.py"
             source = f" Its source is kept in {kept}; look at it first" if kept.exists() else ""

@@ -3,6 +3,7 @@
 `log.txt` stays what counts: a tracker that fails is said and left alone, and training goes on.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -85,10 +86,12 @@ class Trackers:
 
 def _opened(name: str, folder: RunFolder, first: int) -> GeneralTracker:
     run = folder.path.name
+    began = str(folder.read_provenance().get("started", ""))
+    known = f"{run}-{zlib.crc32(began.encode()):08x}"  # a run trained anew is another one there
     options: dict[str, dict[str, object]] = {
         # What an interrupted run told of epochs that come again is taken back.
         "tensorboard": {"logging_dir": folder.path, "purge_step": first},
-        "wandb": {"id": run, "name": run, "resume": "allow", "dir": str(folder.path)},
+        "wandb": {"id": known, "name": run, "resume": "allow", "dir": str(folder.path)},
     }
     kind = LOGGER_TYPE_TO_CLASS[name]
     if first and name not in options:

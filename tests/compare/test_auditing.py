@@ -475,6 +475,13 @@ def test_other_commit_is_said_where_the_code_is_unknown(tmp_path):
     [
         ({"precision": "no"}, "precision (bf16 against no)", True),
         ({"versions": {"torch": "2.0", "python": "3.11.7"}}, "versions (torch)", False),
+        ({"resumed": [{"versions": {"torch": "2.0"}}]}, "versions (torch)", False),
+        (
+            {"resumed": [{"precision": "bf16"}, {"precision": "no"}]},
+            "precision (bf16 against bf16, then no)",
+            True,
+        ),
+        ({"device": "NVIDIA H200"}, "device (name)", False),
         ({"seed": 7}, "seed (0 against 0, or 7)", False),
         ({"data": {"instances_val2017": "0123"}}, "data (instances_val2017)", True),
     ],
@@ -483,6 +490,38 @@ def test_other_provenance_is_a_difference(tmp_path, changed, what, decisive):
     a, b = (write_run(tmp_path, name, 0, 0.3) for name in ("detr", "other"))
     with_provenance(b, **changed)
     assert [(str(d), d.decisive) for d in audit(a, b).differences] == [(what, decisive)]
+
+
+def test_processors_that_round_otherwise_are_a_difference_and_gpus_have_none_of_it(tmp_path):
+    a, b = (
+        with_provenance(write_run(tmp_path, name, 0, 0.3), threads=1, instruction_set="AVX512")
+        for name in ("detr", "other")
+    )
+    assert not audit(a, b).differences
+    assert texts(audit(a, b), "device") == ("cpu, AVX512", "cpu, AVX512")
+    with_provenance(b, threads=2, instruction_set="AVX2")
+    assert [str(d) for d in audit(a, b).differences] == ["device (instruction set, threads)"]
+    # One that began on the same processor and went on elsewhere is not of it.
+    went_on = [{"threads": 1, "instruction_set": "AVX2"}]
+    with_provenance(b, threads=1, instruction_set="AVX512", resumed=went_on)
+    assert [str(d) for d in audit(a, b).differences] == ["device (instruction set)"]
+    assert texts(audit(a, b), "device")[1] == "cpu, AVX512, then AVX2"
+    for path in (a, b):
+        with_provenance(path, device="NVIDIA H200", threads=1 + (path == b), resumed=[])
+    assert not audit(a, b).differences
+    # A run of 0.1 told neither: nothing is known to differ.
+    with_provenance(a, device="cpu")
+    with_provenance(b, device="cpu", threads=None, instruction_set=None)
+    assert not audit(a, b).differences
+
+
+def test_other_images_to_be_tested_on_are_other_data(tmp_path):
+    a, b = (write_run(tmp_path, name, 0, 0.3, test_ap=0.3) for name in ("detr", "other"))
+    assert audit(a, b).comparable  # neither tells, as in runs of before it was kept
+    for path, data in ((a, "0123"), (b, "4567")):
+        RunFolder(path).write_test("test2017", 1, [0.3] * 12, {}, 3.0, data)
+    assert [str(d) for d in audit(a, b).differences] == ["data (test2017)"]
+    assert not audit(a, b).comparable
 
 
 def test_data_of_no_common_split_are_not_known_to_be_equal(tmp_path):

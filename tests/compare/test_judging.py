@@ -235,6 +235,17 @@ def test_commits_and_versions_are_said_and_forbid_nothing(tmp_path):
     )
 
 
+def test_processors_that_round_otherwise_are_said_with_their_pairs(tmp_path):
+    paths = write_pairs(tmp_path)
+    for path in paths:
+        run, last = RunFolder(path), path.name == "other-s4"
+        told = {"instruction_set": "AVX2" if last else "AVX512"}
+        run.write_provenance(run.read_provenance() | told)
+    row = verdicts(paths).table.loc["other"]
+    assert row["verdict"] == "better"
+    assert row["text"].endswith("; other device (instruction set; seed 4)")
+
+
 def test_runs_of_known_and_equal_code_need_no_word(tmp_path):
     row = verdicts(write_pairs(tmp_path)).table.loc["other"]
     assert (row["verdict"], row["said"]) == ("better", "") and row["text"].endswith(", as fast")

@@ -1,7 +1,7 @@
 """A planned study judged as a whole, from made-up run folders."""
 
 import pytest
-from runs_on_disk import write_run, write_study
+from runs_on_disk import ROOT, write_run, write_study
 
 from detrnb.compare import (
     CONTROLS,
@@ -11,10 +11,13 @@ from detrnb.compare import (
     PlannedEntry,
     StudyPlan,
     ladder_markdown,
+    ladder_notes,
     ladder_of,
+    latex,
     read_ladder,
     read_records,
     report,
+    save_ladder,
 )
 from detrnb.plots import plot_forest
 from detrnb.runs import RunFolder
@@ -104,6 +107,41 @@ def test_table_holds_families_against_their_baselines_and_controls(whole):
     assert by_entry["`big+idea`"][6] == "not applied"
     assert by_entry["`none`"][4:] == ["worse", "1", "as expected"]
     assert by_entry["`none`"][3].startswith("-0.199 (-0.199 to ")
+
+
+def test_what_a_reader_must_know_of_pairs_besides_is_said(tmp_path):
+    folder = write_study(tmp_path, plan(), TRUE)
+    times = "Times are train_time_s of whole trainings, not of steps timed side by side."
+    assert ladder_notes(read_ladder(folder)) == [*said_of_all("code unknown"), times]
+    for path in (folder / "judged").iterdir():
+        run = RunFolder(path)
+        made = "AVX2" if path.name in ("idea-s205", "twin-s205", "big-s201") else "AVX512"
+        run.write_provenance(run.read_provenance() | {"instruction_set": made})
+        run.write_timing(1.0, 20)
+    assert ladder_notes(read_ladder(folder)) == [
+        "To be known of idea, twin: code unknown, other device (instruction set; seed 205).",
+        "To be known of big, big+idea: code unknown, other device (instruction set; seed 201).",
+        "To be known of none: code unknown.",
+    ]
+
+
+def said_of_all(what):
+    return [f"To be known of idea, big, big+idea, none, twin: {what}."]
+
+
+def test_a_study_is_kept_as_tables_and_for_a_paper_family_by_family(whole, tmp_path):
+    found = read_ladder(whole)
+    save_ladder(tmp_path / "ladder", found)
+    there = {path.name: path.read_text() for path in (tmp_path / "ladder").iterdir()}
+    assert sorted(there) == [
+        *("by_replicate.csv", "controls.csv", "described.csv", "ideas.tex", "ideas.txt"),
+        *("joined.tex", "joined.txt", "ladder.csv", "ladder.md", "numbers.csv", "runs.csv"),
+    ]
+    assert there["joined.tex"].strip() == latex(found.families["joined"]).strip()
+    assert there["ladder.md"].startswith(ladder_markdown(found))
+    assert "\n- Times are train_time_s" in there["ladder.md"]
+    assert there["numbers.csv"].count("test2017,AP,") >= len(list(plan().runs()))
+    assert "\nbig+idea," in there["ladder.csv"] and ",not applied," in there["ladder.csv"]
 
 
 def test_comparisons_in_no_family_are_described_with_their_interval(whole):
@@ -197,7 +235,8 @@ def test_runs_of_a_planned_study_are_not_judged_before_their_plan_does(whole):
     runs = sorted((whole / "judged").glob("*-s20[0-3]"))
     told = report(read_records(runs))
     assert "judged by its plan once all are there" in told.replace("\n", " ")
-    assert "better" not in told
+    assert "better" not in told and "test AP" not in told
+    assert "test AP" in report(read_records(sorted((ROOT / "data/study/toy").glob("detr-s[01]"))))
 
 
 def test_what_is_not_in_the_plan_is_exploratory_and_enters_nothing(whole, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from detrnb import Config, build_detr, load_weights
 from detrnb.datasets import EvalTransform, as_tensor
@@ -219,6 +219,7 @@ def test_images_are_prepared_there_as_here(transformers, tmp_path):
         ("detr", {"pre_norm": True}, "model.pre_norm=True"),
         ("detr", {"backbone": "tf_efficientnet_lite0"}, "model.backbone='tf_efficientnet_lite0'"),
         ("detr", {"cost_bbox": 2.5}, "model.cost_bbox=2.5, and theirs is a whole number"),
+        ("detr", {"weight_ce": 2.0}, "model.weight_ce=2.0, and theirs is 1"),
         ("conditional+focal", {"num_decoder_layers": 1}, "model.num_decoder_layers=1"),
     ],
 )
@@ -230,9 +231,17 @@ def test_what_transformers_cannot_express_is_refused_by_name(variant, settings, 
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    run, refused = untrained(config()), "is there already, and holds what no export left there"
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match="is there already; give a new folder"):
-        export_to_transformers(untrained(config()), tmp_path)
+    with pytest.raises(ValueError, match=refused):
+        export_to_transformers(run, tmp_path)
+    folder = export_to_transformers(run, tmp_path / "out")
+    export_to_transformers(run, folder)  # its own are replaced
+    # As transformers leave it, who may have trained on.
+    weights = folder / "model.safetensors"
+    save_file(load_file(weights), weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=refused):
+        export_to_transformers(run, folder)
 
 
 @pytest.mark.parametrize(

@@ -114,13 +114,19 @@ def test_table_has_a_row_for_each_image_with_boxes_and_layer():
     assert table.equals(again)
 
 
-def test_what_has_no_parts_is_refused():
-    model = model_of("efficient_attention")
+@pytest.mark.parametrize(
+    ("variant", "named"),
+    [("efficient_attention", "EfficientAttention"), ("rope", "RotaryAttention")],
+)
+def test_what_has_no_parts_is_refused(variant, named):
     with (
-        pytest.raises(ValueError, match="layer 0 has EfficientAttention"),
-        keep_part(model, [0], "object"),
+        pytest.raises(ValueError, match=f"layer 0 has {named}"),
+        keep_part(model_of(variant), [0], "object"),
     ):
         pass
+
+
+def test_what_is_no_layer_and_no_part_is_refused():
     model = model_of()
     with (
         pytest.raises(ValueError, match="no encoder layer 3; this model has 0 to 2"),

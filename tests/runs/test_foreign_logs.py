@@ -101,6 +101,45 @@ def test_detectron2s_metrics_are_divided_by_100_and_said_to_count_evaluations(tm
     assert "it counts steps, no epochs" in record.remarks[2]
 
 
+def test_losses_of_a_validation_pass_are_no_training_losses(tmp_path):
+    """mmcv's workflow of a training and a validation pass an epoch logs both alike."""
+    val = {"mode": "val", "epoch": 1, "iter": 625, "lr": 1e-04, "loss_cls": 9.0, "loss": 9.5}
+    head, *rest = MMDET2.splitlines(keepends=True)[1:]
+    (tmp_path / "20220101_101010.log.json").write_text(head + lines(val) + "".join(rest))
+    log = read_record(tmp_path / "20220101_101010.log.json").log
+    assert log["train_loss"].tolist() == [3.0] and log["test_loss"].tolist() == [9.5]
+    assert log["AP"].tolist() == [0.1] and log["train_loss_cls"].tolist() == [1.0]
+
+
+def test_a_log_that_counts_steps_and_calls_all_one_epoch_keeps_each_evaluation(tmp_path):
+    def way(rate, loss, ap):
+        train = {"mode": "train", "epoch": 1, "iter": 50, "lr": rate, "loss": loss}
+        return [train, {"mode": "val", "epoch": 1, "iter": 625, "lr": rate, "bbox_mAP": ap}]
+
+    (tmp_path / "20220101_101010.log.json").write_text(lines(*way(1, 3, 0.1), *way(1, 2, 0.2)))
+    record = read_record(tmp_path / "20220101_101010.log.json")
+    assert record.log["AP"].tolist() == [0.1, 0.2]
+    assert record.log["train_loss"].tolist() == [3.0, 2.0]
+    assert "it counts steps, no epochs" in record.remarks[2]
+
+
+def test_detectron2_runs_that_share_a_file_are_told_apart(tmp_path):
+    """It opens metrics.json to go on in it, whether a run is resumed or begun anew."""
+    first, second, third = DETECTRON2.splitlines(keepends=True)
+    anew = second.replace('"total_loss": 2.0', '"total_loss": 8.0')
+    for text, losses, left in (
+        (DETECTRON2 + DETECTRON2, [3.0, 1.0], 3),  # begun anew
+        (first + second + third + second + third, [3.0, 1.0], 2),  # resumed after the first
+        (first + second + anew + third, [6.0, 1.0], 1),
+    ):
+        (tmp_path / "metrics.json").write_text(text)
+        record = read_record(tmp_path)
+        assert record.log["train_loss"].tolist() == losses
+        assert record.log["AP"].tolist() == [0.125, 0.25]
+        said = " ".join(record.remarks)
+        assert re.search(f"iterations go back in it, .*: {left} earlier lines are left out", said)
+
+
 def test_hugging_faces_trainer_state_is_read(tmp_path):
     for step in (900, 1000):
         folder = tmp_path / "out" / f"checkpoint-{step}"

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from detrnb import Config, fit
+from detrnb.datasets import fingerprint, split_paths
 from detrnb.runs.folder import RunFolder
 from detrnb.runs.mirror import Mirror, bring_back, mirror_of
 from detrnb.runs.writing import copy_whole
@@ -137,6 +138,19 @@ def test_folder_behind_its_copy_is_refused(run):
         bring_back(run)
 
 
+def test_copy_of_another_run_of_that_name_is_left_alone(run, capsys):
+    Mirror(run).update()
+    theirs = sorted((path.name, path.read_bytes()) for path in mirror_of(run).iterdir())
+    shutil.rmtree(run.path)
+    mine = RunFolder(run.path).create({"train": {"epochs": 3}})
+    mine.append_log({"epoch": 0})
+    with pytest.raises(ValueError, match="is the copy of another run of this name than .*a-run"):
+        bring_back(mine)
+    Mirror(mine).update()
+    assert "a-run is not copied: " in capsys.readouterr().out
+    assert sorted((p.name, p.read_bytes()) for p in mirror_of(run).iterdir()) == theirs
+
+
 def test_deleted_run_comes_back_aloud_or_not_where_only_a_new_one_is_wanted(run, capsys):
     Mirror(run).update()
     shutil.rmtree(run.path)
@@ -179,8 +193,11 @@ def test_what_comes_after_the_last_epoch_is_copied_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETRNB_MIRROR", str(tmp_path / "drive"))
     config = Config.preset("smoke", overrides=TINY | {"train.epochs": 1})
-    keep_test(fit(config, name="tested"))
-    assert RunFolder(tmp_path / "drive" / "tested").read_test()["split"] == "test2017"
+    run = fit(config, name="tested")
+    keep_test(run)
+    kept = RunFolder(tmp_path / "drive" / "tested").read_test()
+    _, annotations = split_paths(run.config.data, "test2017")
+    assert (kept["split"], kept["data"]) == ("test2017", fingerprint(annotations))
 
     def diverge(config, folder, state):
         raise TrainingDiverged("loss is nan")

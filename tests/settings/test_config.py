@@ -57,6 +57,10 @@ def test_overrides_win_and_leave_the_preset_as_it_was():
         ({"train.epochs": "many"}, r"train\.epochs: .*found 'many'"),
         ({"train.schedule": "step2"}, r"train\.schedule: .*'step'.*found 'step2'"),
         ({"train.lr_drop": 5}, "train.lr_drop=5 would do nothing: the schedule is 'cosine'"),
+        (
+            {"model.backbone_weights": "mine.pth", "train.init_from": "runs/a"},
+            "model.backbone_weights='mine.pth' would do nothing",
+        ),
         ({"model.d_model": 30}, "must be a multiple of num_heads"),
         ({"model.variant": "det"}, r"unknown variant 'det'.*did you mean 'detr'"),
         ({"model.options.nothing.x": 1}, "options of unknown variant 'nothing'"),

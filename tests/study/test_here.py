@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from detrnb.study import here
@@ -33,7 +34,10 @@ def test_runs_at_a_time_say_a_line_at_a_time(monkeypatch):
 def test_a_run_that_is_refused_or_ends_otherwise_stops_no_other(monkeypatch):
     monkeypatch.setattr(here, "_process", lambda job, environment, alone: 3)
     monkeypatch.setattr(here._Machine, "prepare", lambda *given: None)
-    jobs = [SimpleNamespace(name=name, is_trained=name != "cut") for name in ("cut", "odd", "well")]
+    jobs = [
+        SimpleNamespace(name=name, is_trained=name != "cut", home=Path("runs/second/200"))
+        for name in ("cut", "odd", "well")
+    ]
     kept = []
 
     def done(job):
@@ -43,7 +47,8 @@ def test_a_run_that_is_refused_or_ends_otherwise_stops_no_other(monkeypatch):
 
     for workers in (1, 2):
         failed = here.run_here(jobs, workers, done)
-        assert failed == {"cut": "exit code 3", "odd": "was trained by other code"}
+        told = "exit code 3" + ", see runs/second/200/cut.txt" * (workers > 1)
+        assert failed == {"cut": told, "odd": "was trained by other code"}
     assert kept == ["well"] * 2
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 import toy_variants  # noqa: F401 - registers some of a user's own
 from runs_on_disk import write_study
 from small_study import settled, small_plan
@@ -338,6 +339,22 @@ def test_the_kept_study_lends_its_baseline_where_an_epoch_here_gives_the_same(
     assert found.ruling.pairs == 6 and "5 of detr's runs are the kept study's" in str(found)
     judge("adaptive_res", seeds=6, preset="smoke")
     assert len(trained) == 7
+
+
+def test_the_kept_study_lends_runs_of_processors_that_round_alike_only(
+    kept, trained, monkeypatch, capsys
+):
+    line = RunFolder(kept / "detr-s200").read_log()[0]
+    monkeypatch.setattr(lending, "first_epoch", epoch_of(line))
+    here = torch.backends.cpu.get_cpu_capability()
+    for number in range(200, 205):
+        run = RunFolder(kept / f"detr-s{number}")
+        made = {200: ("ALTIVEC", 1), 204: (here, 96)}.get(number, (here, 1))
+        told = dict(zip(("instruction_set", "threads"), made, strict=True))
+        run.write_provenance(run.read_provenance() | told)
+    assert judge("adaptive_res", seeds=5, preset="smoke").plan.kept == (201, 202, 203)
+    assert "3 of 5 of its runs need not be trained" in capsys.readouterr().out
+    assert [n for entry, n, _ in trained if entry == "detr"] == [200, 204]
 
 
 @pytest.mark.parametrize("what", ["line", "code", "settings"])

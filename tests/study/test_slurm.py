@@ -65,6 +65,9 @@ def test_dry_run_shows_the_script_and_submits_nothing(quick, monkeypatch, capsys
     assert "torch.distributed.run --standalone --nproc-per-node 2 -m detrnb train" in script
     assert main(["study", "--preset", "smoke", "--gpus", "2"]) == 2
     assert "of --on slurm" in capsys.readouterr().err
+    monkeypatch.setattr(Study, "left", lambda self: [])
+    assert main(["study", "--preset", "smoke", "--on", "slurm", "--dry-run"]) == 1
+    assert "nothing of second-smoke is left to train" in capsys.readouterr().err
 
 
 def test_a_run_takes_as_many_images_a_step_on_several_gpus(quick, capsys):
@@ -107,6 +110,20 @@ def test_full_is_refused_once_trials_are_over(quick, capsys):
     told = capsys.readouterr().err
     assert f"--full is of trials, which are over: {study.plan_path} is settled" in told
     assert not trained
+
+
+def test_only_jobs_of_ones_own_are_waited_for(quick, monkeypatch):
+    asked = []
+
+    def said(command):
+        asked.append(command)
+        return "7_1\n" if command[0] == "squeue" else ""
+
+    monkeypatch.setattr("detrnb.study.slurm._said", said)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    with pytest.raises(ValueError, match=r"queued or running \(7_1\).* scancel --me --name x"):
+        write_plan().submit(Slurm("x"))
+    assert "--me" in asked[0]
 
 
 def test_without_slurm_the_remedy_is_said(quick, monkeypatch):

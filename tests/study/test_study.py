@@ -223,11 +223,16 @@ def test_a_plan_that_is_not_committed_trains_nothing(quick, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
-def test_where_git_tells_of_no_plan_that_is_said(quick, monkeypatch, capsys):
+@pytest.mark.parametrize("ignored", [True, False])
+def test_where_git_tells_of_no_plan_that_is_said(ignored, quick, monkeypatch, capsys):
     write_plan()
-    monkeypatch.setenv("PATH", "")
+    if ignored:
+        subprocess.run(["git", "init", "-q"], check=True)
+        Path(".gitignore").write_text("data\n")
+    else:
+        monkeypatch.setenv("PATH", "")
     assert main(["study", "--preset", "smoke"]) == 0
-    assert "plan.json is in no repository that git tells of" in capsys.readouterr().err
+    assert "plan.json is in no repository, or one that ignores it" in capsys.readouterr().err
 
 
 def test_rates_that_were_tried_with_other_code_settle_no_plan(quick, capsys):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detrnb import Config, fit, load_run
@@ -82,8 +83,51 @@ def test_an_image_that_exif_turns_is_seen_upright(run, images, tmp_path):
         upright.transpose(back).save(tmp_path / "turned.png", exif=exif)
         (expected,) = run.predict(tmp_path / "upright.png", 0.0)
         (found,) = run.predict(tmp_path / "turned.png", 0.0)
-        assert found.size == (128, 96)
-        assert np.array_equal(found.boxes, expected.boxes)
+        (opened,) = run.predict(Image.open(tmp_path / "turned.png"), 0.0)
+        for one in (found, opened):
+            assert one.size == (128, 96)
+            assert np.array_equal(one.boxes, expected.boxes)
+
+
+def test_ids_of_an_annotation_file_are_lent_to_images_in_its_frame_only(run, tmp_path, capsys):
+    folder = tmp_path / "val2017"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("RGB", (96, 64), "grey")
+    picture.save(folder / "a.jpg", exif=exif)
+    picture.save(folder / "b.jpg")
+    (tmp_path / "annotations").mkdir()
+    for width, height, ids in ((96, 64, [1, 2]), (64, 96, [31, 32])):
+        records = [
+            {"id": 31, "file_name": "a.jpg", "width": width, "height": height},
+            {"id": 32, "file_name": "b.jpg", "width": 96, "height": 64},
+        ]
+        content = {"images": records, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+        (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+        found = run.predict(sorted(folder.iterdir()), 0.5)
+        assert [one.image_id for one in found] == ids and found[0].size == (64, 96)
+        assert ("has 1 of them as stored, such as a.jpg" in capsys.readouterr().out) == (width > 64)
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        (np.zeros((3, 64, 64), np.uint8), r"ndarray \(3, 64, 64\) of uint8"),
+        (np.zeros((64, 64, 3), np.float32), r"ndarray \(64, 64, 3\) of float32"),
+        (torch.zeros(3, 64, 64), r"Tensor \(3, 64, 64\) of torch.float32"),
+        (7, r"int \(\) of no dtype"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_what_it_is(image, named, run, images):
+    with pytest.raises(ValueError, match=f"image 1 is {named}; expected a path"):
+        run.predict([images[0], image], 0.5)
+
+
+def test_where_no_image_can_be_read_the_reasons_are_said(run, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(ValueError, match="none of 2 images can be read: .*text.jpg .*absent.jpg"):
+        run.predict([tmp_path / "text.jpg", tmp_path / "absent.jpg"], 0.5)
 
 
 def test_supervision_is_given_its_own_kind_or_named_as_missing(run, images, monkeypatch):
@@ -150,9 +194,14 @@ def test_the_command_leaves_one_calls_results_and_what_is_not_its_own(
     for file in theirs:
         file.write_text("theirs")
     typed = ["predict", "runs/small", "--out", str(out)]
+    first = [*typed, *map(str, images[:2]), str(images[4])]
+    assert main(first) == 1
+    assert f"images.json in {out} would be replaced" in capsys.readouterr().err
+    assert len(list(out.iterdir())) == 3
+    (out / "images.json").unlink()
     with monkeypatch.context() as patch:
         made_up(patch)
-        assert main([*typed, *map(str, images[:2]), str(images[4])]) == 0
+        assert main(first) == 0
     assert f"{out}: counts.csv, images.json, pictures, predictions.json, thresholds.png" in (
         capsys.readouterr().out
     )
@@ -169,6 +218,26 @@ def test_the_command_leaves_one_calls_results_and_what_is_not_its_own(
     assert [file.read_text() for file in (*theirs, changed)] == ["theirs", "theirs", "drawn on"]
     assert main([*typed, "--threshold", "0", str(images[3])]) == 0
     assert not again.exists()
+
+
+def test_images_are_never_replaced_and_drawn_ones_are_no_images(run, images, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    (photos / "pictures").mkdir(parents=True)
+    mine = photos / "pictures" / "a.jpg"
+    Image.open(images[0]).convert("RGB").save(mine)
+    before, typed = mine.read_bytes(), ["predict", "runs/small", "--threshold", "0"]
+    assert main([*typed, str(photos), "--out", str(photos)]) == 1
+    assert "pictures/a.jpg in " in capsys.readouterr().err
+    assert mine.read_bytes() == before and len(list(photos.iterdir())) == 1
+
+    for name in ("b.jpg", "c.png"):
+        Image.open(images[1]).convert("RGB").save(tmp_path / name)
+    for _ in range(2):  # the second time, what the first has drawn lies among them
+        mine.unlink(missing_ok=True)
+        assert main([*typed, str(tmp_path), "--out", str(photos)]) == 0
+        assert capsys.readouterr().out.splitlines()[1].startswith("2 images, ")
+    assert main([*typed, str(photos), "--out", str(photos)]) == 1
+    assert "all of these images are drawn ones" in capsys.readouterr().err
 
 
 def test_a_call_that_fails_leaves_nothing_to_the_next(run, images, tmp_path, monkeypatch):

@@ -174,6 +174,31 @@ def test_folder_of_another_config_is_refused_and_kept():
     assert log_of("unbroken") == before
 
 
+def test_what_is_no_choice_is_refused_and_not_taken_for_another():
+    with pytest.raises(ValueError, match="resume is False; expected 'auto' or 'never'"):
+        fit(tiny(), resume=False, name="unbroken")
+    for checkpoint in ("final", "ema"):
+        with pytest.raises(ValueError, match=f"is '{checkpoint}'; expected 'last' or 'best'"):
+            load_run("runs/unbroken", checkpoint)
+
+
+def test_a_folder_of_another_tools_model_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["DetrForObjectDetection"]}')
+    with pytest.raises(ValueError, match="is no run folder: .*train.init_from="):
+        load_run(tmp_path)
+
+
+def test_images_of_ones_own_are_not_passed_over_for_drawn_ones(project):
+    mine = project / "data" / "mine" / "train2017"
+    mine.mkdir(parents=True)
+    (mine / "a.jpg").touch()
+    for changed in ({}, {"data.toy.digits": (2, 3)}):
+        overrides = {"data.path": "data/mine", **changed}
+        with pytest.raises(ValueError, match="holds others .train2017., .*--preset finetune"):
+            fit(Config.preset("smoke", overrides=overrides))
+    assert not list((project / "data").glob("mine-*"))
+
+
 def test_name_says_preset_variant_seed_and_config(monkeypatch):
     monkeypatch.setattr("detrnb.training.run._train", lambda config, folder, state: folder)
     monkeypatch.setattr("detrnb.training.run.load_run", lambda path: path)
