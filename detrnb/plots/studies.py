@@ -89,7 +89,9 @@ def plot_paired_curves(differences: Mapping[str, pd.DataFrame], metric: str) -> 
     limits = [ax.get_ylim() for ax in axes.flat[: len(differences)]]
     for ax in axes.flat:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    figure.supxlabel("epoch", fontsize=9)
+    judged = any(table.shape[1] >= FEWEST_SEEDS for table in differences.values())
+    band = " (band: 95 % interval of the mean, each epoch by itself)" * judged
+    figure.supxlabel(f"epoch{band}", fontsize=9)
     figure.supylabel(f"{metric}, minus the baseline's", fontsize=9)
     return figure
 
@@ -152,7 +154,7 @@ def plot_forest(
     for one in axes[0]:
         one.set_ylim(places[-1] + 0.7, min([*places[:1], *heads]) - 0.7)
         one.grid(visible=False, axis="y")
-    ax.set_xlabel(f"difference from the baseline in {metric}, with 95 % interval")
+    ax.set_xlabel(f"difference from the baseline in {metric}, with 95 % intervals, each by itself")
     if priced:
         axes[0, 1].axvline(1, color=INK, linewidth=1)
         axes[0, 1].set_yticks([])
@@ -252,7 +254,14 @@ def plot_budgets(
     figure, axes = panels(1, 1, width=8.6, height=4.4)
     ax = axes[0, 0]
     ax.fill_between(curve["time"], curve["low"], curve["high"], color=GREY, alpha=0.25, lw=0)
-    ax.plot(curve["time"], curve["gain"], "o-", color=INK, markersize=4, label="the baseline")
+    ax.plot(
+        curve["time"],
+        curve["gain"],
+        "o-",
+        color=INK,
+        markersize=4,
+        label="the baseline\n(band: 95 %)",
+    )
     colours, used = colours_of_parts(parts[entry] for entry in entries.index), Counter()
     for entry, row in entries.iterrows():
         colour = colours[parts[entry]]
