@@ -15,7 +15,7 @@ INTERPRETER = "$(VENV)/bin/python"
 # Where `make cluster` keeps its cluster and its studies.
 CLUSTER ?= $(CURDIR)/runs/cluster
 
-.PHONY: help env workbook figures test browser study soak bench gpu cluster lab python
+.PHONY: help env workbook figures test browser soak bench gpu cluster lab python
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -40,9 +40,6 @@ test: env  ## ruff, then every test, each notebook in smoke mode among them
 
 browser: env  ## in a real browser: the index page, notebook 05 by keyboard, a reload while training; SMOKE=1: two minutes
 	@$(INTERPRETER) tools/browser_check.py $(if $(filter-out 0,$(SMOKE)),--smoke)
-
-study: env  ## train the study's trials or, once plan.json is there, its judged runs, for many hours; goes on where it stopped
-	@$(INTERPRETER) -m detrnb study
 
 soak: env  ## break runs on purpose, for hours, into tests/soak/results.json; MINUTES=20 for a look
 	@PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(INTERPRETER) -m soak $(DRILLS) \

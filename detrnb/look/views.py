@@ -12,7 +12,6 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
@@ -20,10 +19,10 @@ from detrnb.boxes import box_iou, cell_coverage, cxcywh_to_xyxy
 from detrnb.datasets import (
     CocoDataset,
     EvalTransform,
-    as_rgb,
     as_tensor,
     has_split,
     open_split,
+    open_upright,
 )
 from detrnb.look.recording import Recording, Samples, record_attention
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
@@ -268,9 +267,7 @@ class Subject:
 
     def _own(self, path: Path) -> tuple[str, Tensor]:
         try:
-            with Image.open(project_root() / path.expanduser()) as file:
-                # Cameras store how they were held, and nobody annotated boxes here.
-                image = as_rgb(ImageOps.exif_transpose(file))
+            image = open_upright(project_root() / path.expanduser())
             cut = self.transform(image.size)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from None

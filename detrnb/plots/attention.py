@@ -1,4 +1,4 @@
-"""Attention on images, its spectrum, and what a variant's own parameters learned."""
+"""Attention on images."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from detrnb.runs.writing import naming
+from detrnb.runs.writing import is_gone, naming
 
 RENEWED_EVERY, STALE_AFTER = 30.0, 300.0  # seconds
 _KINDS = {"process": int, **dict.fromkeys(("host", "started", "namespace", "token"), str)}
@@ -241,12 +241,8 @@ def _namespace() -> str:
 
 def _life(process: int) -> str | None:
     """What tells a process from a later one of its number; None where there is none."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+    if is_gone(process):
         return None
-    except PermissionError:
-        pass  # somebody else's
     try:
         state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:  # macOS

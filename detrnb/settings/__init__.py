@@ -14,7 +14,14 @@ from detrnb.settings.config import (
 )
 from detrnb.settings.model import ModelConfig
 from detrnb.settings.official import OFFICIAL
-from detrnb.settings.own import asked_for, load_variants, own_sources, register, variant
+from detrnb.settings.own import (
+    asked_for,
+    load_variants,
+    name_of,
+    own_sources,
+    register,
+    variant,
+)
 from detrnb.settings.planning import cautions, describe, planned, steps_per_epoch
 from detrnb.settings.presets import PRESETS
 from detrnb.settings.registry import (
@@ -30,7 +37,7 @@ from detrnb.settings.registry import (
     nearest,
     resolve,
 )
-from detrnb.settings.source import Source, differences, plain
+from detrnb.settings.source import Source, differences, is_library, plain
 
 __all__ = [
     "BASELINE",
@@ -56,8 +63,10 @@ __all__ = [
     "combinations",
     "describe",
     "differences",
+    "is_library",
     "load_variants",
     "nearest",
+    "name_of",
     "own_sources",
     "plain",
     "planned",

@@ -27,6 +27,7 @@ from detrnb.settings.registry import (
 )
 from detrnb.settings.source import Source, differences, forget_text, source_of
 
+_PLAIN = Variant("plain", {})  # an entry that says nothing but its parts
 _KNOWN: dict[str, Source] = {}  # of users' variants, as they were registered last
 
 
@@ -34,8 +35,10 @@ def variant(name: str, part: Part, **entry: object) -> Callable[[type], type]:
     """Over a class: makes it the part of a variant, in this process.
 
     Its options are the keyword-only parameters of its `__init__`; what else that asks for by name
-    are sizes of its place (`model/parts.py`). Running the cell again replaces the variant and says
-    what changed.
+    are sizes of its place (`model/parts.py`). Weights of linear layers, convolutions and embeddings
+    start as DETR's do, whatever `__init__` has put there; a layer with `own_init = True` keeps it,
+    and so do parameters that the class holds itself. Running the cell again replaces the variant
+    and says what changed.
 
     Args:
         name: what `Config.preset(..., variant=name)` then takes.
@@ -70,6 +73,11 @@ def register(variant: Variant) -> None:
     if not variant.is_own:
         enter(variant)
         return
+    if variant.options is not Options:
+        raise ValueError(
+            f"variant {variant.name!r} states options, and those of a class of yours are its"
+            " keyword-only parameters: leave `options` out"
+        )
     before, known = VARIANTS.get(variant.name), _KNOWN.get(variant.name)
     changes_encoder = {"encoder", "encoder_attention"} & variant.parts.keys()
     variant = replace(
@@ -78,11 +86,41 @@ def register(variant: Variant) -> None:
         needs_encoder=variant.needs_encoder or bool(changes_encoder),
     )
     enter(variant)
+    for lost in _not_inherited(variant):
+        print(f"variant {variant.name!r}: {lost}")
     forget_text(variant)
     _KNOWN[variant.name] = source_of(variant)
     if before is not None and known is not None:
         changes = _changes(before, variant, known, _KNOWN[variant.name])
         print(f"variant {variant.name!r} replaced: {'; '.join(changes) or 'nothing changed'}")
+
+
+def _not_inherited(variant: Variant) -> list[str]:
+    """What the entry of a variant whose class it derives from says and its own does not."""
+    told = []
+    bases = {
+        f"{base.__module__}:{base.__name__}"
+        for target in variant.parts.values()
+        if isinstance(target, type)
+        for base in target.__mro__[1:]
+    }
+    for other in filter(None, VARIANTS.values()):
+        if other.is_own or not bases & {*filter(None, other.parts.values())}:
+            continue
+        more = {
+            key: getattr(other, key)
+            for key in ("pre_norm", "heads", "rates", "unused")
+            if getattr(other, key) != getattr(variant, key) == getattr(_PLAIN, key)
+        }
+        nowhere = [part for part, target in other.parts.items() if target is None]
+        stated = [f"{key}={value!r}" for key, value in more.items()]
+        stated += [f"None for the {part}" for part in nowhere if part not in variant.parts]
+        if stated:
+            told.append(
+                f"its class derives from {other.name}'s, whose entry also has"
+                f" {', '.join(stated)}; say so in this one where it is meant"
+            )
+    return told
 
 
 def _changes(before: Variant, now: Variant, known: Source, source: Source) -> list[str]:
@@ -108,7 +146,8 @@ def _options(variant: Variant) -> type[Options]:
         ONCE_A_LAYER[part] for part, made in variant.parts.items() if made and part in ONCE_A_LAYER
     }
     names = ["layers"] if len(stacks) == 1 else [f"{stack}_layers" for stack in sorted(stacks)]
-    fields |= dict.fromkeys(names, (tuple[int, ...] | None, None))
+    every = tuple[int, ...] | None, None
+    fields |= {name: every for name in names if name not in fields}  # a class may say which
     return create_model(f"{variant.name}_options", __base__=Options, **fields)
 
 
@@ -120,7 +159,8 @@ def _keyword_only(name: str, cls: type) -> dict[str, tuple[object, object]]:
             if key not in (*SIZES, "layers"):
                 raise ValueError(
                     f"{name!r}: {cls.__name__} asks for {key!r}, which is no size"
-                    f"{nearest(key, SIZES)}; an option stands after '*' and has a default"
+                    f"{nearest(key, SIZES)}; sizes are {', '.join(SIZES)}; an option stands after"
+                    " '*' and has a default"
                 )
             continue
         if key in SIZES:
@@ -178,14 +218,24 @@ def load_variants(variants: Iterable[type | str | Path]) -> None:
     """
     for given in variants:
         if isinstance(given, type):
-            known = [v for v in VARIANTS.values() if v and given in v.parts.values()]
-            if not known:
-                raise ValueError(
-                    f"{given.__name__} is no variant's part; put @variant('its_name', part=...)"
-                    " over it, or enter it with `register`"
-                )
+            name_of(given)
         else:
             _run(Path(given).expanduser())
+
+
+def name_of(cls: type) -> str:
+    """The variant that a class is a part of.
+
+    Raises:
+        ValueError: of none.
+    """
+    for name, known in VARIANTS.items():
+        if known and cls in known.parts.values():
+            return name
+    raise ValueError(
+        f"{cls.__name__} is no variant's part; put @variant('its_name', part=...) over it, or enter"
+        " it with `register`"
+    )
 
 
 def _run(path: Path) -> None:

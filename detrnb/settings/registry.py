@@ -38,6 +38,13 @@ SIZES = (
     "make_layer",
 )
 HEADS = ("box", "class_bias")
+# What is no part by itself, and where it is.
+WITHIN = {
+    "matcher": "; the matcher is the criterion's",
+    "loss": "; losses are the criterion's",
+    "position_embedding": "; positions reach attention as `pos`, and parts as `embed`",
+    "head": "; heads start as an entry's `heads` says, and a decoder is called with the box head",
+}
 
 
 class Options(BaseModel):
@@ -120,16 +127,18 @@ def enter(variant: Variant) -> None:
             if key not in possible:
                 raise ValueError(
                     f"variant {name!r}: no {kind} {key!r}{nearest(str(key), possible)}; there are"
-                    f" {', '.join(possible)}"
+                    f" {', '.join(possible)}{WITHIN.get(key, '')}"
                 )
     for head, start in variant.heads.items():
-        if isinstance(start, tuple) and (head != "box" or len(start) != 4):
+        four = head == "box" and isinstance(start, tuple) and len(start) == 4
+        if not (four or isinstance(start, int | float)):
             raise ValueError(
                 f"variant {name!r} starts the {head} of the heads at {start}; expected a number"
                 + (", or four: x, y, width, height" if head == "box" else "")
             )
     for part, target in variant.parts.items():
-        if isinstance(target, str) and not re.fullmatch(r"[\w.]+:\w+", target):
+        named = isinstance(target, str) and re.fullmatch(r"[\w.]+:\w+", target)
+        if not (named or target is None or isinstance(target, type)):
             raise ValueError(
                 f"variant {name!r} has {target!r} for the {part}; expected 'module:attribute', a"
                 " class, or None where another of its parts makes it"

@@ -5,8 +5,11 @@ the text that they were compiled from, which Python's line cache holds for cells
 """
 
 import ast
+import builtins
 import inspect
 import linecache
+import re
+import symtable
 import sys
 import sysconfig
 import types
@@ -60,7 +63,8 @@ def source_of(variant: "Variant") -> Source:
         if isinstance(target, type):
             collected.define(target.__name__, target)
     imports = dict.fromkeys(collected.imports)
-    if "@variant(" not in "".join(collected.pieces):
+    over = re.compile(rf"@variant\(\s*['\"]{re.escape(variant.name)}['\"]")
+    if not any(map(over.match, collected.pieces)):
         imports["from detrnb import Variant, register"] = None
         collected.pieces.append(_registration(variant))
     pieces = ["\n".join(imports), *collected.pieces]
@@ -121,10 +125,15 @@ class _Collected:
         if text is None:
             self.missing.append(f"{thing.__qualname__}, whose source cannot be found")
             return
-        scope = _scope(thing)
+        text = _without_computed_name(text)
+        scope, settled = _scope(thing), _defaults(thing, text)
         for name in _names(text):
-            if name in scope and name != thing.__name__:
+            if name in settled:
+                self._constant(name, settled[name])
+            elif name in scope and name != thing.__name__:
                 self.define(name, scope[name])
+            elif name != thing.__name__ and not hasattr(builtins, name):
+                self.missing.append(f"{name}, which is not known where {thing.__name__} is used")
         self.pieces.append(text)
 
     def _imported(self, name: str, thing: object) -> bool:
@@ -157,9 +166,12 @@ def _is_own(module: str | None) -> bool:
     if module is None or module.partition(".")[0] in sys.builtin_module_names:
         return False
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return module == "__main__"
-    return not any(Path(file).resolve().is_relative_to(folder) for folder in _LIBRARIES)
+    return module == "__main__" if file is None else not is_library(file)
+
+
+def is_library(file: str) -> bool:
+    """Whether a file is of Python's, an installed package's or this one's; a cell is of none."""
+    return any(Path(file).resolve().is_relative_to(folder) for folder in _LIBRARIES)
 
 
 def _scope(thing: type | types.FunctionType) -> Mapping[str, object]:
@@ -236,16 +248,50 @@ def _texts(thing: type | types.FunctionType) -> Iterator[tuple[str, int | None]]
         yield cell, None
 
 
+def _without_computed_name(text: str) -> str:
+    """A class's text without a `@variant(...)` whose name is computed: it is entered by its own."""
+    lines = text.splitlines()
+    for over in getattr(ast.parse(text).body[0], "decorator_list", []):
+        enters = isinstance(over, ast.Call) and getattr(over.func, "id", "") == "variant"
+        if enters and over.args and not isinstance(over.args[0], ast.Constant):
+            lines[over.lineno - 1 : over.end_lineno] = [""] * (over.end_lineno - over.lineno + 1)
+    return "\n".join(lines).strip("\n")
+
+
 def _names(text: str) -> list[str]:
-    """Names that a definition takes from outside, in order."""
+    """Names that a definition takes from outside, in order; neither its own nor attributes."""
     found: dict[str, None] = {}
-    codes = [compile(text, "<kept>", "exec", flags=0, dont_inherit=True)]
-    while codes:
-        code = codes.pop(0)
-        codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
-        found |= dict.fromkeys((*code.co_names, *code.co_freevars))
-    loaded = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    return [name for name in found if name in loaded]
+    tables = [symtable.symtable(text, "<kept>", "exec")]
+    outermost = tables[0]
+    while tables:
+        table = tables.pop(0)
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (symbol.is_global() or table is outermost):
+                found[symbol.get_name()] = None
+    return list(found)
+
+
+def _defaults(thing: type | types.FunctionType, text: str) -> dict[str, object]:
+    """Names that stand for a parameter's default, with what they meant when it was defined.
+
+    Afterwards they may mean something else, such as the last turn of the loop that made classes.
+    """
+    nodes = {n.name: n.args for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
+    settled: dict[str, object] = {}
+    for function in _functions(thing):
+        if (args := nodes.get(function.__name__)) is None:
+            continue
+        plain = function.__defaults__ or ()
+        named = function.__kwdefaults__ or {}
+        pairs = [*zip(args.defaults, plain, strict=False)]
+        pairs += [
+            (node, named[arg.arg])
+            for arg, node in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+            if arg.arg in named
+        ]
+        settled |= {node.id: value for node, value in pairs if isinstance(node, ast.Name)}
+    return settled
 
 
 def plain(text: str) -> str:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from detrnb.loss import Layout, Targets
 from detrnb.model import DETR, added_parameters, build_criterion, build_detr
@@ -37,7 +38,11 @@ class Bench:
         overrides = SMALL | {f"model.{key}": size for key, size in sizes.items()}
         named = Config.preset("smoke", variant=variant or self.variant, overrides=overrides)
         torch.manual_seed(seed)
-        return build_detr(named.model, train_backbone=False)
+        model = build_detr(named.model, train_backbone=False)
+        for module in model.modules():
+            if isinstance(module, _DropoutNd):  # of a class that does not ask for the size
+                module.p = 0.0
+        return model
 
     def built(self, variant: str | None = None, seed: int = 0) -> DETR:
         """A fresh model as `build` gives it, copied where it was built before."""

@@ -1,12 +1,13 @@
 """`check_variant`: what a variant must hold, as a table."""
 
 import html
+import traceback
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
-from detrnb.settings import VARIANTS, resolve
+from detrnb.settings import is_library, name_of, resolve
 from detrnb.study.bench import Bench
 from detrnb.study.checks import Fault, Named, Skipped
 from detrnb.study.passes import OF_PASSES
@@ -70,7 +71,7 @@ def check_variant(variant: str | type) -> Checked:
     Raises:
         ValueError: no such variant.
     """
-    name = variant if isinstance(variant, str) else _name_of(variant)
+    name = variant if isinstance(variant, str) else name_of(variant)
     resolve(name)
     try:
         bench = Bench(name)
@@ -82,17 +83,6 @@ def check_variant(variant: str | type) -> Checked:
     return Checked(name, tuple(outcomes))
 
 
-def _name_of(cls: type) -> str:
-    """The variant that a class is a part of."""
-    for name, variant in VARIANTS.items():
-        if variant and cls in variant.parts.values():
-            return name
-    raise ValueError(
-        f"{cls.__name__} is no variant's part; put @variant('its_name', part=...) over it, or enter"
-        " it with `register`"
-    )
-
-
 def outcome_of(check: Named, bench: Bench) -> Outcome:
     """Run one check; whatever a variant's own code raises is what was seen."""
     try:
@@ -102,8 +92,16 @@ def outcome_of(check: Named, bench: Bench) -> Outcome:
     except Fault as fault:
         return Outcome(check.name, "fails", str(fault), check.remedy)
     except Exception as error:
-        seen = f"{type(error).__name__}: {_first_line(error)}"
+        seen = f"{type(error).__name__}: {_first_line(error)}{_place_of(error)}"
         return Outcome(check.name, "fails", seen, check.remedy)
+
+
+def _place_of(error: Exception) -> str:
+    """Where in somebody's own code an error came up, in words; empty where it is in none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not is_library(frame.filename):
+            return f" (in {frame.name}, line {frame.lineno}: {frame.line})"
+    return ""
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from detrnb.compare import (
 )
 from detrnb.plots import plot_forest, plot_paired_curves
 from detrnb.runs import keep_copy, project_root, write_whole
-from detrnb.settings import SCENES, Config
+from detrnb.settings import SCENES, Config, own_sources
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,12 @@ class Judgement:
                 " and an epoch trained here gave the same numbers; memory is that of their machine."
             )
         notes += filter(None, [time_note(self.records)])
+        for own, source in (own_sources(plan.name) | own_sources(plan.baseline)).items():
+            if source.missing:
+                notes.append(
+                    f"What is kept of {own} lacks {'; '.join(source.missing)}: whether that has"
+                    " changed between runs cannot be told."
+                )
         if "test" not in self.found.metric:
             notes.append("On validation images, for want of a test split.")
         return notes

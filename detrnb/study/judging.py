@@ -27,7 +27,8 @@ from detrnb.runs import (
     project_root,
     write_whole,
 )
-from detrnb.settings import BASELINE, Config, own_sources, resolve
+from detrnb.settings import BASELINE, Config, name_of, own_sources, resolve
+from detrnb.study.bench import Bench
 from detrnb.study.entries import FEW
 from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement, Plan
@@ -42,6 +43,7 @@ from detrnb.training import (
     folder_of,
     keep_test,
     seconds_per_step,
+    see_placed,
 )
 
 PROBED_STEPS = 5  # for an estimate
@@ -49,7 +51,7 @@ TIMED_STEPS = 20  # for what an entry costs, twice
 
 
 def judge(
-    name: str,
+    name: str | type,
     baseline: str = BASELINE,
     seeds: int = 6,
     preset: str = "toy",
@@ -71,7 +73,7 @@ def judge(
     both sides one after the other.
 
     Args:
-        name: a variant as `Config.preset` takes it, one of your own too.
+        name: a variant as `Config.preset` takes it, one of your own too, or its class.
         baseline: what it is compared with.
         seeds: pairs of runs.
         preset: of both.
@@ -83,8 +85,10 @@ def judge(
 
     Raises:
         ValueError: another number of seeds was settled, or a variant is unknown, or its source
-            cannot be kept for the cluster's processes; `on` is neither of these.
+            cannot be kept for the cluster's processes; `on` is neither of these. What the class
+            itself raises in a small step of training, before anything is settled.
     """
+    name = name if isinstance(name, str) else name_of(name)
     for variant in (name, baseline):
         resolve(variant)
     if name == baseline:
@@ -92,6 +96,8 @@ def judge(
     generated = Config.preset(preset).data.toy is not None
     if not isinstance(on, Slurm) and on not in ("here", "slurm"):
         raise ValueError(f"on is {on!r}; expected 'here', 'slurm' or a Slurm")
+    for variant in (name, baseline):
+        _see_sound(variant, alone=on == "here")
     first = FIRST_REPLICATE if generated else 0
     asked = Plan(name, baseline, preset, (seeds,), {}, first, sources=_sources(name, baseline))
     plan = _settled(asked, tune)
@@ -107,6 +113,31 @@ def judge(
         print(f"{entry}, seed {config.train.seed}: {number} of {len(missing)}", flush=True)
         _train(config)
     return _judged(plan, _timed(plan))
+
+
+def _see_sound(variant: str, *, alone: bool) -> None:
+    """See that variants of a user's own can be trained, before anything is settled or tuned.
+
+    Args:
+        alone: whether this process trains them; others need their source.
+
+    Raises:
+        ValueError: their source is not whole. What their own code raises in a small step is raised.
+    """
+    own = own_sources(variant)
+    if not own:
+        return
+    bench = Bench(variant)
+    model = bench.built().train()
+    see_placed(model, bench.settings)
+    bench.loss(model, bench.targets(3, 1)).backward()
+    for name, source in own.items():
+        if not (alone or source.is_whole):
+            raise ValueError(
+                f"the cluster's processes cannot train {name}, as its source is not whole:"
+                f" {'; '.join(source.missing)}; put all of it into one file, and load that here by"
+                " `load_variants`"
+            )
 
 
 def _settled(asked: Plan, tune: bool) -> Plan:
@@ -213,18 +244,11 @@ def _submit(plan: Plan, configs: Sequence[Config], slurm: Slurm) -> None:
 def _written(variant: str, folder: Path) -> tuple[Path, ...]:
     """Files with the source of a user's own variants, for processes that cannot ask a notebook.
 
-    Raises:
-        ValueError: something of it cannot be kept.
+    Each text has a file of its own: tasks of an earlier one may be queued still.
     """
     files = []
     for name, source in own_sources(variant).items():
-        if not source.is_whole:
-            raise ValueError(
-                f"the cluster's processes cannot train {name}, as its source is not whole:"
-                f" {'; '.join(source.missing)}; put all of it into one file, and load that here by"
-                " `load_variants`"
-            )
-        path = folder / f"{name}.py"
+        path = folder / f"{name}_{hash_of_text(source.text)[:8]}.py"
         write_whole(path, lambda file, text=source.text: file.write(text.encode()))
         files.append(path)
     return tuple(files)

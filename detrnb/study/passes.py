@@ -1,21 +1,28 @@
 """What one pass through a variant must hold: that it computes what its place asks for."""
 
 import importlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from detrnb.loss import Layout, SetCriterion
 from detrnb.model import build_detr, idle_parameters
 from detrnb.settings import asked_for, resolve
 from detrnb.study.bench import PADDED, Bench
 from detrnb.study.checks import OUTPUTS, Fault, check, near
+from detrnb.training import see_placed
+
+CHOICES = {"layers", "encoder_layers", "decoder_layers"}  # options of the entry, not of its classes
 
 
 @check("builds", "make it with sizes asked for by name and options after '*' (model/parts.py)")
 def builds(bench: Bench) -> str:
-    """In small sizes."""
-    count = sum(p.numel() for p in bench.built().parameters() if p.requires_grad)
+    """In small sizes, with every part in its place."""
+    model = bench.built()
+    see_placed(model, bench.settings)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return f"{count:,} parameters train in small sizes"
 
 
@@ -30,7 +37,8 @@ def options(bench: Bench) -> str:
                 module, name = target.split(":")
                 target = getattr(importlib.import_module(module), name)
             taken |= {n for n, p in asked_for(target).items() if p.kind is p.KEYWORD_ONLY}
-        stated = {n for n in variant.options.model_fields if not n.endswith("layers")}
+        taken -= CHOICES
+        stated = {*variant.options.model_fields} - CHOICES
         if stated != taken:
             raise Fault(f"{variant.name}: options {sorted(stated)}, classes take {sorted(taken)}")
         told += sorted(taken)
@@ -148,6 +156,16 @@ def neighbours(bench: Bench) -> str:
     return f"predictions move by {largest:.0e} at most"
 
 
+@check("losses", "tell every loss in `names`, and weigh what is to be trained in `weight_dict`")
+def losses(bench: Bench) -> str:
+    """They are those that the criterion tells, and none that could be trained is idle."""
+    model, targets = bench.built().train(), bench.targets(3, 1)
+    outputs, layout = bench.passed(model, targets)
+    found = bench.criterion(outputs, targets, layout)
+    _see_names(bench.criterion, found, layout)
+    return f"{len(bench.criterion.weights_of(found))} of {len(found)} are trained"
+
+
 @check("normalisers", "divide by what `normalizers` gives alone, which must add up over passes")
 @torch.no_grad()
 def normalisers(bench: Bench) -> str:
@@ -155,8 +173,6 @@ def normalisers(bench: Bench) -> str:
     model, criterion, targets = bench.built().train(), bench.criterion, bench.targets(3, 1)
     outputs, layout = bench.passed(model, targets)
     whole = criterion(outputs, targets, layout)
-    if list(whole) != criterion.names(layout):
-        raise Fault("the losses are not those that `names(layout)` tells")
     parts = [bench.passed(model, targets, image) for image in (0, 1)]
     pairs = [([target], part[1]) for target, part in zip(targets, parts, strict=True)]
     summed = sum(criterion.normalizers(*pair) for pair in pairs)
@@ -164,6 +180,24 @@ def normalisers(bench: Bench) -> str:
     for name, loss in whole.items():
         near(f"sums of {name}", sum(share[name] for share in shares), loss)
     return f"{len(whole)} losses of two parts add up"
+
+
+def _see_names(criterion: SetCriterion, losses: Mapping[str, Tensor], layout: Layout) -> None:
+    """See that a criterion's losses are those that it tells, in order, and that each is trained."""
+    told = criterion.names(layout)
+    lacking = [name for name in told if name not in losses]
+    unknown = [name for name in losses if name not in told]
+    remedy = "override `names`, and give what is to be trained its weight in `weight_dict`"
+    if lacking or unknown:
+        both = f"`names(layout)` tells {_few(lacking)}" * bool(lacking)
+        both += " and " * bool(lacking and unknown) + f"there is {_few(unknown)}" * bool(unknown)
+        raise Fault(f"the losses are not those that are told: {both}; {remedy}")
+    if list(losses) != told:
+        raise Fault(f"the losses come in another order than `names(layout)` tells: {_few(told)}")
+    weighed = criterion.weights_of(told)
+    idle = [name for name, loss in losses.items() if loss.requires_grad and name not in weighed]
+    if idle:
+        raise Fault(f"{_few(idle)} has no weight, so that nothing trains it; {remedy}")
 
 
 @check("bfloat16", "compute sums, exponentials and differences in float32, outside autocast")
@@ -215,6 +249,7 @@ OF_PASSES = (
     gradients,
     padding,
     neighbours,
+    losses,
     normalisers,
     bfloat16,
     equal_twice,

@@ -8,6 +8,7 @@ from detrnb.compare import FEWEST_SEEDS, STUDIES, aa_splits, simulated
 from detrnb.runs import RunFolder, trained_by
 from detrnb.study.engine import Study
 from detrnb.study.jobs import Job
+from detrnb.study.origin import other_files
 from detrnb.study.rates import chosen, further
 from detrnb.training import code_of, duration, other_code
 
@@ -136,7 +137,7 @@ def _code(study: Study, kept: set[tuple[str, int]]) -> list[str]:
         job = study.judged_jobs[run]
         provenance = job.kept.read_provenance()
         planned = all(
-            code is not None and all(study.plan.code.get(f) == h for f, h in code.items())
+            code is not None and not other_files(code, study.plan.code)
             for code in trained_by(provenance)
         )
         other = other_code(provenance, code_of(job.config))

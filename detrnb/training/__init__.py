@@ -28,6 +28,7 @@ from detrnb.training.probing import first_epoch, make_data, seconds_per_step
 from detrnb.training.progress import duration
 from detrnb.training.replaying import replay
 from detrnb.training.run import fit, folder_of
+from detrnb.training.sources import see_placed
 
 __all__ = [
     "CocoMetrics",
@@ -66,5 +67,6 @@ __all__ = [
     "replay",
     "seconds_of",
     "seconds_per_step",
+    "see_placed",
     "train_one_epoch",
 ]

@@ -209,29 +209,35 @@ def load_run(
     config = Config.from_dict(read_settings(folder))
     model = build_detr(config.model, train_backbone=config.train.lr_backbone > 0)
     weights = folder.last if checkpoint == "last" else folder.best
+    changed = changed_sources(folder, config)
     try:
         # Where it is missing, `load_weights` says so.
         kept = read_checkpoint(weights, mmap=True) if weights.is_file() else None
         see_run(folder, kept, weights)
         changes = load_weights(model, weights.absolute(), kept).changes
     except ValueError as error:
-        raise ValueError(f"{error}{_other(folder, checkpoint)}") from None
+        raise ValueError(f"{error}{_because(changed) or _other(folder, checkpoint)}") from None
     if changes:
+        of_another = f"; it is of another run{_other(folder, checkpoint)}"
         raise ValueError(
-            f"{weights} does not hold the model of {folder.config_path} ({'; '.join(changes)}); it"
-            f" is of another run{_other(folder, checkpoint)}"
+            f"{weights} does not hold the model of {folder.config_path} ({'; '.join(changes)})"
+            f"{_because(changed) or of_another}"
         )
     if averaged:
         if "ema" not in kept:
             raise ValueError(f"{weights} has no averaged weights; train.ema_decay keeps some")
         model.load_state_dict(kept["ema"])
-    other = [other_code(folder.read_provenance(), code_of(config))]
-    other += changed_sources(folder, config)
+    other = [other_code(folder.read_provenance(), code_of(config)), *changed]
     if any(other) and processes().is_main_process:
         print(f"{folder.path.name}: {'; '.join(filter(None, other))}", flush=True)
     model = model.place(default_device()).eval()
     classes, epoch = kept.get("classes"), kept.get("epoch")
     return Run(folder.path, config, model, classes, epoch, averaged)
+
+
+def _because(changed: Sequence[str]) -> str:
+    """Which of a user's own classes are not as they were, as an ending of an error."""
+    return f". {'; '.join(changed)}" if changed else ""
 
 
 def read_settings(folder: RunFolder) -> dict:

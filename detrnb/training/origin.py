@@ -46,6 +46,7 @@ COMPUTING = (
     ),
 )
 DRAWING = ("datasets/toy.py", "datasets/toy_drawing.py")
+VARIANT_FILES = "detrnb.variants"
 SHOWN = 4  # files in a line
 
 
@@ -59,9 +60,12 @@ def code_of(config: Config) -> dict[str, str | None]:
     patterns = COMPUTING + (DRAWING if config.data.toy is not None else ())
     code = hashes(*patterns)
     for variant in resolve(config.model.variant):
-        for target in variant.parts.values():
-            if isinstance(target, str):
-                code |= _code_of_class(target)
+        for target in filter(None, variant.parts.values()):
+            # A class of a user's own may derive from a published variant's.
+            bases = [target] if isinstance(target, str) else [*map(_import_string, target.__mro__)]
+            for base in bases:
+                if base == target or base.startswith(f"{VARIANT_FILES}."):
+                    code |= _code_of_class(base)
     for name, source in own_sources(config.model.variant).items():
         code[f"variants/{name}.py"] = hash_of_text(source.text) if source.is_whole else None
     return code
@@ -75,6 +79,10 @@ def hashes(*patterns: str) -> dict[str, str]:
         for path in files
         if path.name != "__init__.py"
     }
+
+
+def _import_string(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__name__}"
 
 
 def _code_of_class(target: str) -> dict[str, str]:

@@ -152,12 +152,13 @@ def preview(ready: Prepared, config: Config, global_batch: int, epochs: int) -> 
 
 @contextmanager
 def _undone(ready: Prepared) -> Iterator[None]:
-    """Steps inside leave weights, optimizer and gradient scaler as they were.
+    """Steps inside leave weights, buffers, optimizer and gradient scaler as they were.
 
     What is drawn at random need not be put back: every epoch seeds anew.
     """
     changing = [x for x in (ready.optimizer, ready.accelerator.scaler) if x is not None]
     before = [copy.deepcopy(x.state_dict()) for x in changing]
+    buffers = [(buffer, buffer.clone()) for buffer in ready.core.buffers()]
     for group in ready.optimizer.param_groups:
         group["initial_lr"] = 0.0
     try:
@@ -166,6 +167,9 @@ def _undone(ready: Prepared) -> Iterator[None]:
         ready.optimizer.zero_grad()
         for x, state in zip(changing, before, strict=True):
             x.load_state_dict(state)
+        with torch.no_grad():  # of a part with running means, which would begin elsewhere
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
 
 
 def _largest_batch(data: DataConfig, dataset: CocoDataset, batch: Batch) -> Batch:

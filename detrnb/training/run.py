@@ -43,7 +43,7 @@ from detrnb.training.origin import origin, other_settings
 from detrnb.training.prepare import open_data, prepare
 from detrnb.training.probing import preview
 from detrnb.training.progress import Progress
-from detrnb.training.sources import changed_sources, keep_sources, stated_sources
+from detrnb.training.sources import changed_sources, keep_sources, see_placed, stated_sources
 from detrnb.training.tracking import Trackers
 
 RESUME = ("auto", "never")
@@ -119,6 +119,7 @@ def _train(config: Config, folder: RunFolder, state: dict | None) -> None:
     datasets = open_data(config, accelerator)
     about = from_main(partial(origin, config, folder, accelerator, datasets))
     ready = prepare(config, accelerator, datasets, state)
+    see_placed(ready.core, config.model)
     begin_peak_memory(accelerator.device)  # who comes first makes the features for all
     decay = config.train.ema_decay
     mean = None if decay is None else averaged(ready.core, decay, state)

@@ -1,10 +1,51 @@
 """The source of a user's own variants, beside the runs that they trained: kept, compared, told."""
 
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 
+from detrnb.model import DETR
 from detrnb.runs import RunFolder
-from detrnb.settings import VARIANTS, Config, differences, load_variants, own_sources, plain
+from detrnb.settings import (
+    ONCE_A_LAYER,
+    VARIANTS,
+    Config,
+    ModelConfig,
+    differences,
+    load_variants,
+    own_sources,
+    plain,
+    resolve,
+)
+
+
+def see_placed(model: DETR, settings: ModelConfig) -> None:
+    """See that each class of a model's variants is somewhere in it.
+
+    One is not where another variant's decoder or encoder makes its layers by itself: the join would
+    bear its name and lack it.
+
+    Raises:
+        ValueError: one is nowhere.
+    """
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    for one in resolve(settings.variant):
+        for part, target in one.parts.items():
+            if target is None or part == "criterion":
+                continue
+            if part in ONCE_A_LAYER and not settings.replaced_layers(one.name, part):
+                continue
+            cls = target
+            if isinstance(target, str):
+                module, _, name = target.partition(":")
+                cls = getattr(import_module(module), name)
+            if isinstance(cls, type) and cls not in kinds:
+                raise ValueError(
+                    f"{settings.variant!r}: {cls.__name__} of {one.name!r} is in no place, so that"
+                    f" nothing of its {part} is in the model; a class that makes its layers by"
+                    " itself says None for their parts in its entry, register(Variant(name,"
+                    f" {{..., {part!r}: None}})), and then joins with none that has one"
+                )
 
 
 def stated_sources(config: Config) -> dict[str, str]:

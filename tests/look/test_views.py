@@ -82,7 +82,9 @@ def test_an_image_of_ones_own_is_upright_and_as_small_as_the_model_knows(subject
 def test_images_that_are_not_there_are_refused_in_words(subject, tmp_path):
     with pytest.raises(ValueError, match="image 16 of a data set of 16; expected 0 to 15"):
         subject.look(16)
-    with pytest.raises(ValueError, match="none.jpg cannot be read as an image: .*No such file"):
+    with pytest.raises(
+        ValueError, match="none.jpg cannot be read as an image: .*none.jpg|not found"
+    ):
         subject.look("none.jpg")
     Image.fromarray(np.ones((9, 9), np.float32)).save(tmp_path / "depth.tiff")
     with pytest.raises(ValueError, match="depth.tiff cannot be read as an image: holds floating-p"):

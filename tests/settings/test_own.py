@@ -12,7 +12,10 @@ import detrnb
 from detrnb import VARIANTS, Config, Variant, build_detr, register, variant
 from detrnb.model import EncoderAttention
 from detrnb.settings import load_variants, own_sources
+from detrnb.settings.registry import LayerOptions
 from detrnb.settings.source import differences, plain
+from detrnb.variants.conditional import ConditionalDecoder
+from detrnb.variants.focal import FocalCriterion
 
 FACTOR = 0.5
 TABLES = {"sizes": (1, 2), "of": torch.ones(2)}
@@ -109,11 +112,21 @@ def test_signatures_that_do_not_say_what_they_need_are_refused(signature, messag
         ("a+b", {"encoder": Base}, "cannot be part of a run's name; .* joins names"),
         ("x", {"encodr": Base}, "no part 'encodr'; did you mean 'encoder'"),
         ("x", {}, "replaces nothing; parts: encoder_attention"),
+        ("x", {"matcher": Base}, "no part 'matcher'.* the matcher is the criterion's"),
+        ("x", {"encoder": print}, "has <built-in function print> for the encoder; expected"),
     ],
 )
 def test_impossible_entries_are_refused(name, parts, message):
     with pytest.raises(ValueError, match=message):
         register(Variant(name, parts))
+    assert name not in VARIANTS or name == "svd_split"
+
+
+def test_what_an_entry_of_ones_own_cannot_say_is_refused():
+    with pytest.raises(ValueError, match="are its keyword-only parameters: leave `options` out"):
+        register(Variant("x", {"encoder": Base}, options=LayerOptions))
+    with pytest.raises(ValueError, match="starts the box of the heads at .0, 0, -2, -2.; expected"):
+        register(Variant("x", {"encoder": Base}, heads={"box": [0, 0, -2, -2]}))
 
 
 def test_heads_that_start_in_two_ways_do_not_join():
@@ -193,6 +206,88 @@ def test_source_holds_bases_functions_and_constants_and_says_what_it_lacks():
     again = source.text.replace("'mine'", "'again'")
     exec(again, {"TABLES": 1})
     assert VARIANTS["again"].parts["encoder_attention"] is not Mine
+
+
+def made_with(k, name="made"):
+    @variant(name, part="encoder_attention")
+    class Made(Base):
+        def __init__(self, d_model, num_heads, dropout, *, start: float = k):
+            super().__init__(d_model, num_heads, dropout)
+            self.start = start
+
+    return own_sources(name)[name]
+
+
+def test_source_holds_defaults_as_they_were_when_the_class_was_defined(monkeypatch):
+    """A function or a loop makes classes of one text; their runs are not one another's."""
+    one, two = made_with(1.0), made_with(2.0)
+    assert "@variant" not in one.text and "'made'," in one.text  # whose name was computed
+    assert one.text != two.text and "k = 1.0" in one.text and "k = 2.0" in two.text
+    assert one.is_whole and differences(one.text, two.text) == ["k"]
+
+    @variant("mine", part="encoder_attention")
+    class Mine(Base):
+        def __init__(self, d_model, num_heads, dropout, *, factor: float = FACTOR):
+            super().__init__(d_model, num_heads, dropout)
+
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert "FACTOR = 0.5" in own_sources("mine")["mine"].text
+
+
+def test_source_takes_no_local_for_a_global_and_says_what_it_does_not_find(monkeypatch):
+    monkeypatch.setitem(globals(), "layers", torch.ones(2))
+    monkeypatch.setitem(globals(), "scale", 7)
+
+    def make(rate):
+        @variant("mine", part="encoder_attention", rates={"tau": rate})
+        class Mine(Base):
+            def __init__(self, d_model, num_heads, dropout):
+                layers = num_heads
+                super().__init__(d_model, layers, dropout)
+                self.scale = 2
+                scale = self.scale
+                self.tau = nn.Parameter(torch.full((num_heads,), float(scale)))
+
+    make(0.1)
+    source = own_sources("mine")["mine"]
+    assert "scale = 7" not in source.text
+    assert source.missing == ("rate, which is not known where Mine is used",)
+
+
+def test_source_of_a_class_of_a_registered_one_registers_itself():
+    class Derived(mine()):
+        pass
+
+    register(Variant("derived", {"encoder_attention": Derived}))
+    text = own_sources("derived")["derived"].text
+    for name in ("mine", "derived"):
+        del VARIANTS[name]
+    exec(text, {})
+    assert {"mine", "derived"} <= VARIANTS.keys()
+
+
+def test_what_the_entry_of_a_published_base_says_besides_is_told(capsys):
+    for cls, part, told in (
+        (ConditionalDecoder, "decoder", "None for the decoder_self_attention, None for the"),
+        (FocalCriterion, "criterion", "heads={'class_bias': -4.59"),
+    ):
+        made = type("Mine", (cls,), {})
+        register(Variant("mine", {part: made}, heads={"box": 0.0} if part == "decoder" else {}))
+        said = capsys.readouterr().out
+        assert "'s, whose entry also has " in said and told in said
+    register(Variant("mine", {"encoder": type("Mine", (nn.Module,), {})}))
+    assert "also has" not in capsys.readouterr().out
+
+
+def test_a_class_may_say_which_layers_it_replaces_by_itself():
+    @variant("mine", part="encoder_attention")
+    class Mine(Base):
+        def __init__(self, d_model, num_heads, dropout, *, layers: tuple[int, ...] = (-1,)):
+            super().__init__(d_model, num_heads, dropout)
+
+    model = build_detr(Config.preset("smoke", variant="mine").model)
+    kinds = [type(layer.self_attn) for layer in model.transformer.encoder.layers]
+    assert kinds == [EncoderAttention, EncoderAttention, Mine]
 
 
 def test_running_a_cell_again_replaces_the_variant_and_says_what_changed(capsys):

@@ -6,7 +6,8 @@ import toy_variants
 from torch import nn
 
 from detrnb import VARIANTS, check_variant, variant
-from detrnb.model import EncoderAttention, LearnedQueries
+from detrnb.loss import SetCriterion
+from detrnb.model import DecoderSelfAttention, EncoderAttention, LearnedQueries
 from detrnb.settings import combinations, registry, resolve
 from detrnb.study.bench import Bench
 from detrnb.study.checking import CHECKS, Checked, outcome_of
@@ -77,6 +78,11 @@ class WrongShape(EncoderAttention):
         return super().forward(x, pos, padding_mask, grid).mean(1)[:, None, :-1]
 
 
+class Breaks(EncoderAttention):
+    def forward(self, x, pos, padding_mask=None, grid=None):
+        return super().forward(x[:, :-1], pos, padding_mask, grid)
+
+
 class LeaksPadding(EncoderAttention):
     def forward(self, x, pos, padding_mask=None, grid=None):
         return super().forward(x, pos, padding_mask, grid) + x.mean(1, keepdim=True)
@@ -105,10 +111,91 @@ class DrawsAnew(EncoderAttention):
         return super().forward(x, pos, padding_mask, grid) + self.training * torch.rand(())
 
 
+class Added(SetCriterion):
+    """A loss more, which is told, or not, or has no weight."""
+
+    told, weighed = True, True
+
+    def __init__(self, num_classes, num_queries, num_layers, costs, weights, eos_coef):
+        super().__init__(num_classes, num_queries, num_layers, costs, weights, eos_coef)
+        if self.weighed:
+            self.weight_dict["loss_more"] = 1.0
+
+    def names(self, layout):
+        return super().names(layout) + ["loss_more"] * self.told
+
+    def losses(self, logits, boxes, targets, matches, layout=None, normalizers=None):
+        found = super().losses(logits, boxes, targets, matches, layout, normalizers)
+        return found | {"loss_more": boxes.sum() * 1e-3}
+
+
+class Untold(Added):
+    told, weighed = False, True
+
+
+class Unweighed(Added):
+    weighed = False
+
+
+@pytest.mark.parametrize(
+    ("cls", "seen"),
+    [
+        (Untold, "there is loss_more; override `names`, and give what is to be trained its weight"),
+        (Unweighed, "loss_more has no weight, so that nothing trains it"),
+    ],
+)
+def test_a_loss_that_nothing_trains_is_told(cls, seen):
+    variant("wrong", part="criterion")(cls)
+    outcome = outcome_of(next(c for c in CHECKS if c.name == "losses"), Bench("wrong"))
+    assert outcome.outcome == "fails" and seen in outcome.seen
+    variant("right", part="criterion")(Added)
+    assert outcome_of(next(c for c in CHECKS if c.name == "losses"), Bench("right")).outcome == "ok"
+
+
+class WithDropout(EncoderAttention):
+    """Dropout of its own, for which it asks for no size."""
+
+    def __init__(self, d_model, num_heads, *, shared_layers: int = 1):
+        super().__init__(d_model, num_heads)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x, pos, padding_mask=None, grid=None):
+        return self.drop(super().forward(x, pos, padding_mask, grid))
+
+
+def test_a_class_with_dropout_of_its_own_and_any_option_holds():
+    variant("dropping", part="encoder_attention")(WithDropout)
+    bench, asked = Bench("dropping"), ("builds", "options", "padding", "neighbours", "equal twice")
+    outcomes = {c.name: outcome_of(c, bench) for c in CHECKS if c.name in asked}
+    assert [o.outcome for o in outcomes.values()] == ["ok"] * 5, str(outcomes)
+
+
+def test_a_class_that_is_in_no_place_is_told():
+    """A decoder that makes its layers by itself leaves no place for another's attention."""
+
+    class Alone(nn.Module):
+        def __init__(self, num_layers, d_model):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(num_layers))
+
+        def forward(self, queries, memory, pos, padding_mask, grid, box_head):
+            return torch.stack([layer(queries.content) for layer in self.layers]), None
+
+    class Silent(DecoderSelfAttention):
+        pass
+
+    variant("alone", part="decoder")(Alone)
+    variant("silent", part="decoder_self_attention")(Silent)
+    assert check_variant("silent").outcomes[0].outcome == "ok"
+    (found,) = check_variant("alone+silent").outcomes
+    assert "Silent of 'silent' is in no place" in found.seen
+
+
 @pytest.mark.parametrize(
     ("cls", "check", "seen"),
     [
         (WrongShape, "shapes", "RuntimeError: The size of tensor a"),
+        (Breaks, "shapes", "in forward, line "),
         (LeaksPadding, "padding", "with other padding"),
         (SeesItsNeighbour, "neighbours", "beside another image differ by"),
         (

@@ -11,8 +11,9 @@ import toy_variants  # noqa: F401 - registers some of a user's own
 from runs_on_disk import write_study
 from small_study import settled, small_plan
 
-from detrnb import VARIANTS, Config, fit, judge
+from detrnb import VARIANTS, Config, fit, judge, variant
 from detrnb.compare import read_ladder
+from detrnb.model import EncoderAttention
 from detrnb.runs.folder import RunFolder
 from detrnb.settings import PRESETS, load_variants
 from detrnb.settings.source import Source
@@ -27,6 +28,7 @@ TINY = {
     "train.epochs": 1,
 }
 FIRST = 200  # number of the first pair
+UNKEPT = torch.ones(2)
 
 
 def config_of(entry: str, number: int) -> Config:
@@ -216,6 +218,29 @@ def test_an_idea_that_changed_is_judged_anew_and_the_verdict_tells_it(
     assert "Version 2 of the idea: earlier ones were settled" in str(second)
     assert times.read_text() != measured
     del VARIANTS["idea"]
+
+
+def test_a_class_that_cannot_be_trained_settles_nothing(trained, project, monkeypatch):
+    """Else its mending would count as another version, of which nothing was seen."""
+    monkeypatch.setitem(VARIANTS, "broken", VARIANTS["sigmoid"])
+
+    @variant("broken", part="encoder_attention")
+    class Broken(EncoderAttention):
+        def attend(self, q, k, v, unseen):
+            return super().attend(q, k, v[:, :, :-1], unseen)
+
+    for given in ("broken", Broken):
+        with pytest.raises(RuntimeError):
+            judge(given, seeds=5, preset="smoke", tune=True)
+    assert not trained and not (project / "runs" / "judged").exists()
+
+    @variant("broken", part="encoder_attention")
+    class Whole(EncoderAttention):
+        factor = UNKEPT
+
+    found = judge(Whole, seeds=5, preset="smoke")
+    assert len(trained) == 10 and "ersion" not in str(found)
+    assert "What is kept of broken lacks UNKEPT, a Tensor: whether that has changed" in str(found)
 
 
 def test_an_unknown_place_to_run_is_refused(trained):

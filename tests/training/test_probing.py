@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from detrnb import Config, fit
+from detrnb import VARIANTS, Config, fit, variant
+from detrnb.model import EncoderAttention
 from detrnb.runs.folder import RunFolder
 from detrnb.settings.config import DataConfig
 from detrnb.training.device import make_accelerator
@@ -70,6 +71,26 @@ def test_run_with_a_probe_equals_one_without(monkeypatch, capsys):
     told = capsys.readouterr().out
     assert f"{taken[0].step_s:.2f} s a step, about 0:0" in told
     assert "with the largest batch, 4 x 3 x 128 x 128" in told
+
+
+def test_a_probe_leaves_running_means_as_they_were(monkeypatch):
+    class Counting(EncoderAttention):
+        def __init__(self, d_model, num_heads, dropout):
+            super().__init__(d_model, num_heads, dropout)
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, x, pos, padding_mask=None, grid=None):
+            self.passes += self.training
+            return super().forward(x, pos, padding_mask, grid)
+
+    monkeypatch.setitem(VARIANTS, "counting", None)  # which takes it out again
+    del VARIANTS["counting"]
+    variant("counting", part="encoder_attention")(Counting)
+    config = Config.preset("smoke", variant="counting", overrides=SMALL)
+    ready = prepared(config)
+    probe(ready, config, 2)
+    (passes,) = [b for name, b in ready.core.named_buffers() if name.endswith("passes")]
+    assert passes == 0
 
 
 @pytest.mark.parametrize("settings", [{}, IMAGES], ids=["features", "images"])

@@ -12,6 +12,7 @@ from detrnb import VARIANTS, Config, fit, load_run
 from detrnb.commands import main
 from detrnb.runs import RunFolder
 from detrnb.settings import load_variants
+from detrnb.training import code_of
 
 IDEA = """
 from torch import nn
@@ -102,6 +103,48 @@ def test_a_changed_class_is_another_run_and_said_where_the_old_one_is_opened(ide
     assert "'idea' is not as it was trained: SHARP changed" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds another run: 'idea' is not as it was trained"):
         fit(config(), name="named")
+
+
+def test_a_run_whose_class_has_other_parameters_now_says_so_and_blames_no_file(idea, capsys):
+    run = fit(config())
+    idea.write_text(IDEA.replace("(num_heads, 1, 1)", "(num_heads, 1, d_model // num_heads)"))
+    load_variants([idea])
+    with pytest.raises(ValueError, match="'idea' is not as it was trained: Idea.*changed") as told:
+        load_run(run.path)
+    assert "best.pt is sound" not in str(told.value) and "another run" not in str(told.value)
+
+
+def test_an_idea_that_derives_from_a_published_variant_is_of_its_code_too(idea):
+    idea.write_text(
+        "from detrnb import variant\n"
+        "from detrnb.variants.svd_split import SplitAttention\n\n\n"
+        '@variant("idea", part="encoder_attention")\nclass Idea(SplitAttention):\n    pass\n'
+    )
+    load_variants([idea])
+    code = code_of(config())
+    assert {name for name in code if "variants/" in name} == {
+        "variants/idea.py",
+        "variants/svd_split.py",
+    }
+    assert (
+        code["variants/svd_split.py"]
+        == code_of(Config.preset("smoke", variant="svd_split"))["variants/svd_split.py"]
+    )
+
+
+def test_a_join_that_leaves_one_of_its_classes_out_is_not_trained(idea, tmp_path):
+    alone = (
+        "import torch\nfrom torch import nn\nfrom detrnb import variant\n\n\n"
+        '@variant("alone", part="encoder")\nclass Alone(nn.Module):\n'
+        "    def __init__(self, d_model):\n        super().__init__()\n"
+        "        self.layers = nn.ModuleList([nn.Linear(d_model, d_model)])\n\n"
+        "    def forward(self, x, pos, padding_mask, grid):\n        return self.layers[0](x)\n"
+    )
+    (tmp_path / "alone.py").write_text(alone)
+    load_variants([tmp_path / "alone.py"])
+    joined = Config.preset("smoke", variant="alone+idea", overrides=SMALL)
+    with pytest.raises(ValueError, match="Idea of 'idea' is in no place, so that nothing of its"):
+        fit(joined)
 
 
 def test_the_command_takes_a_file_of_variants(idea, capsys):

@@ -16,8 +16,6 @@ from detrnb.settings import BASELINE, combinations, resolve
 
 NAMES = combinations()
 SINGLE = [name for name in NAMES if "+" not in name]
-# What an entry's `heads` starts, by the beginning of its name.
-HEADS = {"box": "bbox_embed.layers.2", "class_bias": "class_embed.bias"}
 each_variant = pytest.mark.parametrize("name", NAMES)
 # What is asked of each alone, and of joins of two that both add parameters; `check_variant` asks
 # the rest of all joins.
