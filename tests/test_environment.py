@@ -310,7 +310,7 @@ def test_two_clones_with_one_environment_each_run_their_own_code(tmp_path):
     fake_pip(venv, f'exec {sys.executable} "$@"')
     (venv / f".detrnb-{environment.environment_key(ROOT)}").touch()
     for name in ("one", "other"):
-        done = make("study", f"VENV={venv}", at=tmp_path / name)
+        done = make("workbook", f"VENV={venv}", at=tmp_path / name)
         assert done.stdout == f"the code of {name}\n", done.stderr
 
 
