@@ -65,7 +65,10 @@ def imported_names(tree: ast.AST, package: list[str]) -> set[str]:
 def past_the_door(imported: str) -> bool:
     """Whether a dotted name is of a file inside a room."""
     _, name, *inside = imported.split(".")
-    return name in ROOMS and bool(inside) and (ROOMS[name] / f"{inside[0]}.py").exists()
+    if name not in ROOMS or not inside:
+        return False
+    within = ROOMS[name] / inside[0]
+    return within.is_dir() or within.with_suffix(".py").exists()
 
 
 def complaint(own: str, imported: str) -> str | None:

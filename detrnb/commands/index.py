@@ -17,7 +17,7 @@ import nbformat
 from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 
-from detrnb.runs import write_whole
+from detrnb.runs import write_text
 
 FOUND = "What we saw"  # the section of a notebook that says what it found
 FIRST = ("The ladder", "Decisions", "Verdicts")  # sections that stand above all notebooks
@@ -64,7 +64,7 @@ def write_index(
         cards="\n".join(_card(folder, entry) for entry in entries),
     )
     index = folder / "index.html"
-    write_whole(index, lambda file: file.write(whole.encode()))
+    write_text(index, whole)
     return index
 
 

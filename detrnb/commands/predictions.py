@@ -17,8 +17,6 @@ from detrnb.runs import write_whole
 from detrnb.training import Found, Predictions
 
 WRITTEN = ".written.json"  # in the folder: the hash of each file that was written there
-
-
 TEXTS = ("predictions.json", "images.json", "counts.csv")
 THRESHOLDS = "thresholds.png"
 PICTURES = "pictures"

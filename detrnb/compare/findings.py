@@ -11,7 +11,7 @@ from detrnb.compare.counts import counts, rate_within_first_epoch
 from detrnb.compare.inference import logs_as_reference, logs_backbones_rate
 from detrnb.compare.records import Record
 from detrnb.compare.table import places_of
-from detrnb.runs import COCO_METRICS, trained_by
+from detrnb.runs import COCO_METRICS, parts_of, trained_by
 
 _SIZES = {"small": "APs", "medium": "APm", "large": "APl"}  # COCO's, of objects
 
@@ -167,8 +167,7 @@ def _device(record: Record) -> Finding:
     if not known:
         return UNKNOWN
     named = [known[key] for key in ("device", "instruction_set") if key in known]
-    spoken = {"device": "name", "instruction_set": "instruction set"}
-    value = {spoken.get(key, key): text for key, text in known.items()}
+    value = {{"device": "name"}.get(k, k.replace("_", " ")): text for k, text in known.items()}
     return Finding(", ".join(named), "recorded", value=value)
 
 
@@ -195,8 +194,10 @@ def _code(record: Record) -> Finding:
 
 def _parts(record: Record, *keys: str) -> list[dict[str, object]]:
     """What provenance keeps under some keys: at a run's start and each time it went on."""
-    parts = [record.provenance, *record.provenance.get("resumed", [])]
-    kept = [{key: part[key] for key in keys if part.get(key) is not None} for part in parts]
+    kept = [
+        {key: part[key] for key in keys if part.get(key) is not None}
+        for part in parts_of(record.provenance)
+    ]
     return [part for part in kept if part]
 
 

@@ -1,7 +1,7 @@
 """Text for a terminal of 100 columns."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill, wrap
 
 WIDTH = 100
@@ -39,6 +39,15 @@ def _least(column: Sequence[str]) -> int:
     """How narrow a column may get."""
     numbers = [len(word) for cell in column for word in cell.split() if _NUMBER.fullmatch(word)]
     return max(NARROW, *numbers, 0)
+
+
+def alike(texts: Mapping[str, str]) -> list[tuple[list[str], str]]:
+    """Names by the text that they share, so that it is said once; those without any left out."""
+    names: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        if text:
+            names.setdefault(text, []).append(name)
+    return [(together, text) for text, together in names.items()]
 
 
 def item(mark: str, text: str) -> str:

@@ -3,6 +3,7 @@
 import math
 from itertools import islice
 
+from detrnb.compare import layout
 from detrnb.compare.judging import Verdicts
 from detrnb.compare.statistics import FEWEST_SEEDS
 from detrnb.compare.table import without_partner
@@ -125,11 +126,7 @@ def _conditions(found: Verdicts) -> list[str]:
 
 def _alike(found: Verdicts, column: str) -> list[tuple[list[str], str]]:
     """Entries by what a column of the table says of them; one of `read_table` has none of these."""
-    alike: dict[str, list[str]] = {}
-    for row in found.table.itertuples():
-        if what := getattr(row, column, ""):
-            alike.setdefault(what, []).append(row.Index)
-    return [(names, what) for what, names in alike.items()]
+    return layout.alike(found.table[column].to_dict() if column in found.table else {})
 
 
 def _listed(names: list[str]) -> str:

@@ -13,7 +13,7 @@ from detrnb.compare.deciding import RULE as DECISIONS
 from detrnb.compare.ruling import DELTA
 from detrnb.compare.ruling import RULE as VERDICTS
 from detrnb.compare.statistics import LEVEL
-from detrnb.runs import code_differences, hash_of_file, write_whole
+from detrnb.runs import code_differences, hash_of_file, write_text
 from detrnb.settings import SCENES, Config, resolve
 
 RULE = (
@@ -229,8 +229,7 @@ class StudyPlan(_Stated):
         return self.model_dump(mode="json", exclude_unset=True)
 
     def write(self, path: Path) -> None:
-        text = json.dumps(self._stated, indent=1) + "\n"
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_text(path, json.dumps(self._stated, indent=1) + "\n")
 
     @property
     def judged_otherwise(self) -> list[str]:

@@ -92,14 +92,15 @@ def runs_text(runs: pd.DataFrame) -> str:
 def audits_text(records: Sequence[Record]) -> str:
     """The first run audited against each other one, those alike in one paragraph."""
     first, *others = records
-    alike: dict[str, list[str]] = {}
+    texts = {}
     for other in others:
         found = audit(first, other)
         seen = [d.what for d in found.differences if not d.decisive]
-        text = found.verdict + (f"; they also differ in {', '.join(seen)}" if seen else "")
-        alike.setdefault(text, []).append(other.name)
+        also = f"; they also differ in {', '.join(seen)}" if seen else ""
+        texts[other.name] = found.verdict + also
     head = f"Audit of {first.name} against each other run (give two alone to see it in full)"
-    return "\n".join([head, *(layout.item("-", f"{', '.join(n)}: {t}") for t, n in alike.items())])
+    told = [layout.item("-", f"{', '.join(names)}: {what}") for names, what in layout.alike(texts)]
+    return "\n".join([head, *told])
 
 
 def verdicts_text(found: Verdicts) -> str:
@@ -187,11 +188,8 @@ def ladder_notes(ladder: Ladder) -> list[str]:
     apart = ladder.controls.index.difference(ladder.table.index)
     tables.append(ladder.whole.table.reindex(apart).dropna(subset="said"))
     said = pd.concat([table["said"] for table in tables])
-    said = said[~said.index.duplicated() & (said != "")]
-    notes = [
-        f"To be known of {', '.join(names)}: {what}."
-        for what, names in said.groupby(said, sort=False).groups.items()
-    ]
+    said = said[~said.index.duplicated()].to_dict()
+    notes = [f"To be known of {', '.join(e)}: {what}." for e, what in layout.alike(said)]
     return [*notes, *filter(None, [time_note(ladder.runs)])]
 
 

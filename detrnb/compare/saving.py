@@ -11,7 +11,7 @@ from detrnb.compare.paper import latex, methods
 from detrnb.compare.records import Record
 from detrnb.compare.reporting import ladder_markdown, ladder_notes, verdicts_markdown
 from detrnb.compare.table import summary, tidy
-from detrnb.runs import write_whole
+from detrnb.runs import write_text
 
 
 def save_runs(
@@ -58,6 +58,4 @@ def _numbers(records: Sequence[Record]) -> pd.DataFrame:
 def _write(folder: Path, tables: dict[str, pd.DataFrame], texts: dict[str, str]) -> None:
     texts = texts | {f"{name}.csv": table.to_csv() for name, table in tables.items()}
     for name, text in texts.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file, text=text: file.write(f"{text.rstrip()}\n".encode()))
+        write_text(folder / name, f"{text.rstrip()}\n")

@@ -16,7 +16,7 @@ from detrnb.datasets.collating import Batch, collate
 from detrnb.datasets.foreign import images_in
 from detrnb.datasets.importing import Imported, import_data
 from detrnb.datasets.loader import FeatureDataset, compute_features, make_loader
-from detrnb.datasets.pictures import PictureError, as_rgb, as_tensor, open_upright
+from detrnb.datasets.pictures import PictureError, as_rgb, as_tensor, open_upright, orientation
 from detrnb.datasets.splits import (
     check_splits,
     has_split,
@@ -25,6 +25,7 @@ from detrnb.datasets.splits import (
     split_paths,
     with_classes,
 )
+from detrnb.datasets.toy import SETTINGS_FILE as TOY_SETTINGS
 from detrnb.datasets.toy import photographs_of
 from detrnb.datasets.toy_drawing import PHOTOGRAPHS, read_photographs
 from detrnb.datasets.toy_yolo import make_toy_yolo
@@ -43,6 +44,7 @@ __all__ = [
     "PictureError",
     "ROBOFLOW",
     "Report",
+    "TOY_SETTINGS",
     "TrainBatches",
     "TrainTransform",
     "as_rgb",
@@ -61,6 +63,7 @@ __all__ = [
     "make_toy_yolo",
     "open_split",
     "open_upright",
+    "orientation",
     "photographs_of",
     "read_annotations",
     "read_photographs",

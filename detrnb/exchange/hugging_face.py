@@ -74,7 +74,7 @@ def _is_free(folder: Path) -> bool:
         return False
     try:
         with safe_open(folder / WEIGHTS, "pt") as kept:
-            return (kept.metadata() or {}).get("made_by") == MADE_BY["made_by"]
+            return MADE_BY.items() <= (kept.metadata() or {}).items()
     except (OSError, SafetensorError):  # which transformers may have written
         return not any(folder.iterdir())
 

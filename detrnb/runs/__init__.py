@@ -12,6 +12,7 @@ from detrnb.runs.identity import (
     code_differences,
     config_differences,
     data_differences,
+    parts_of,
     same_data,
     trained_by,
     what_counts,
@@ -27,8 +28,16 @@ from detrnb.runs.log import (
 )
 from detrnb.runs.mirror import Mirror, bring_back, bring_back_file, keep_copy
 from detrnb.runs.provenance import cpu_count, is_uncommitted, this_process
+from detrnb.runs.seal import of_two_runs
 from detrnb.runs.source import hash_of_file, hash_of_text
-from detrnb.runs.writing import copy_whole, is_there, naming, remove_left_over, write_whole
+from detrnb.runs.writing import (
+    copy_whole,
+    is_there,
+    naming,
+    remove_left_over,
+    write_text,
+    write_whole,
+)
 
 __all__ = [
     "ABSENT",
@@ -59,6 +68,8 @@ __all__ = [
     "located",
     "log_table",
     "naming",
+    "of_two_runs",
+    "parts_of",
     "project_root",
     "read_foreign_log",
     "read_log",
@@ -70,5 +81,6 @@ __all__ = [
     "this_process",
     "trained_by",
     "what_counts",
+    "write_text",
     "write_whole",
 ]

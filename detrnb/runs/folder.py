@@ -25,7 +25,14 @@ import numpy as np
 from detrnb.runs.lock import RunLock
 from detrnb.runs.log import COCO_METRICS, is_torn, parse_object, read_log
 from detrnb.runs.seal import KEY, identity, is_sealed, opened, sealed
-from detrnb.runs.writing import append_whole, copy_whole, is_there, remove_left_over, write_whole
+from detrnb.runs.writing import (
+    append_whole,
+    copy_whole,
+    is_there,
+    remove_left_over,
+    write_text,
+    write_whole,
+)
 
 
 def run_name(preset: str, variant: str, seed: int, settings: Mapping[str, object]) -> str:
@@ -105,7 +112,7 @@ class RunFolder:
         """Keep the source of variants that are not the package's, by name. It is never run."""
         for name, text in sources.items():
             self.variants.mkdir(exist_ok=True)
-            write_whole(self.variants / f"{name}.py", lambda file, t=text: file.write(t.encode()))
+            write_text(self.variants / f"{name}.py", text)
 
     def read_variants(self) -> dict[str, str]:
         """What ``write_variants`` kept, as text."""
@@ -274,8 +281,7 @@ class RunFolder:
     def _write_json(self, path: Path, value: Mapping[str, object]) -> None:
         plainly = json.loads(json.dumps(value, default=plain))
         run = None if path == self.config_path else self.identity
-        text = json.dumps(sealed(plainly, run), indent=2) + "\n"
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_text(path, json.dumps(sealed(plainly, run), indent=2) + "\n")
 
     def _read_if_there(self, path: Path) -> dict:
         return opened(_read_json(path), str(path), self.identity) if is_there(path) else {}

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,8 +131,7 @@ def _mmdetection(lines: list[dict]) -> ForeignLog:
             events.append(_Event({}, losses, epoch))
         else:
             events.append(_Event(_losses(line, "loss"), {}, epoch))
-    if _measured_within_an_epoch(events):  # counted by steps, and each line says epoch 1
-        events = [event._replace(epoch=None) for event in events]
+    events = _as_counted(events)  # one that counts by steps says epoch 1 in each line
     used = next((k for k in map(key, lines) if k), "bbox_mAP")
     told = (
         f"AP is mmdetection's {used!r}, from 0 to 1, which it may round to three places",
@@ -192,11 +191,8 @@ def _goes_back(before: Mapping, line: Mapping) -> bool:
 def _trainer(state: Mapping) -> ForeignLog:
     history = [entry for entry in state["log_history"] if "train_runtime" not in entry]
     measured = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
-    epochs = Counter(math.ceil(entry["epoch"]) for entry in measured)
-    by_epoch = all(times == 1 for times in epochs.values())
     events = []
     for entry in history:
-        epoch = math.ceil(entry["epoch"]) - 1 if by_epoch else None
         test: dict[str, object] = {}
         if entry in measured:
             if "eval_map" in entry:
@@ -205,7 +201,8 @@ def _trainer(state: Mapping) -> ForeignLog:
                 test["test_loss"] = entry["eval_loss"]
         train = {"train_loss": entry.get("loss"), "train_lr": entry.get("learning_rate")}
         train = {key: value for key, value in train.items() if value is not None}
-        events.append(_Event(train, test, epoch))
+        events.append(_Event(train, test, math.ceil(entry["epoch"]) - 1))
+    events = _as_counted(events)
     told = (
         "AP is 'eval_map', from 0 to 1, of the metrics that the run itself gave its Trainer: most"
         " likely torchmetrics', which measures as COCO does",
@@ -266,14 +263,19 @@ def _stats(line: Mapping, names: Mapping[str, str], scale: float) -> dict[str, o
     return {"test_coco_eval_bbox": [number(metric) for metric in COCO_METRICS]}
 
 
-def _measured_within_an_epoch(events: Iterable[_Event]) -> bool:
-    """Whether AP was measured several times in what a log calls one epoch."""
+def _as_counted(events: Sequence[_Event]) -> list[_Event]:
+    """Events without their epochs where the split was measured several times within one: a row is
+    an evaluation then.
+    """
+    has_ap = any("test_coco_eval_bbox" in event.test for event in events)
+    key = "test_coco_eval_bbox" if has_ap else "test_loss"
     measured: Counter[int | None] = Counter()
     epoch = None
     for event in events:
         epoch = epoch if event.epoch is None else event.epoch
-        measured[epoch] += "test_coco_eval_bbox" in event.test
-    return any(times > 1 for place, times in measured.items() if place is not None)
+        measured[epoch] += key in event.test
+    within = any(times > 1 for place, times in measured.items() if place is not None)
+    return [event._replace(epoch=None) for event in events] if within else [*events]
 
 
 def _by_evaluation(events: Iterable[_Event]) -> list[str]:

@@ -64,14 +64,19 @@ def data_differences(
     return {name: pair for name, pair in pairs.items() if not same_data(*pair)}
 
 
+def parts_of(provenance: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """What was kept as a run began, then of each time that it went on."""
+    return [provenance, *provenance.get("resumed", [])]
+
+
 def trained_by(provenance: Mapping[str, object]) -> list[Mapping[str, str] | None]:
     """The code that a run began with, then each other that it went on with.
 
     Returns:
         File -> hash, of each in order; None for what 0.1 trained, which kept none.
     """
-    later = [part["code"] for part in provenance.get("resumed", []) if "code" in part]
-    return [provenance.get("code"), *later]
+    begun, *later = parts_of(provenance)
+    return [begun.get("code"), *(part["code"] for part in later if "code" in part)]
 
 
 def code_differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from detrnb.runs.folder import RunFolder
+from detrnb.runs.seal import identity, of_two_runs
 from detrnb.runs.writing import copy_whole, remove_left_over
 
 DRIVE = Path("/content/drive/MyDrive")
@@ -77,7 +78,7 @@ def bring_back(folder: RunFolder, resume: str = "auto") -> None:
     copy = mirror_of(folder)
     if copy is None or not RunFolder(copy).config_path.exists():
         return
-    if _is_of_another(folder, copy):
+    if of_two_runs(folder.identity, identity(copy)):
         raise ValueError(
             f"{copy} is the copy of another run of this name than {folder.path}, of other settings:"
             " give this run another name, or move one of the two folders away"
@@ -111,18 +112,12 @@ def bring_back(folder: RunFolder, resume: str = "auto") -> None:
     )
 
 
-def _is_of_another(folder: RunFolder, copy: Path) -> bool:
-    """Whether a copy is known to be of another run than a folder."""
-    marks = folder.identity, RunFolder(copy).identity
-    return None not in marks and marks[0] != marks[1]
-
-
 class Mirror:
     """Keeps the copy of one run folder up to date; one that is another run's it leaves alone."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.copy = folder, mirror_of(folder)
-        if self.copy is not None and _is_of_another(folder, self.copy):
+        if self.copy is not None and of_two_runs(folder.identity, identity(self.copy)):
             print(f"{folder.path.name} is not copied: {self.copy} is of another run", flush=True)
             self.copy = None
         self._copied: dict[Path, tuple[int, int]] = {}  # size and time of change

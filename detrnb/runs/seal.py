@@ -24,6 +24,11 @@ def identity(folder: Path) -> int | None:
         return None
 
 
+def of_two_runs(one: int | None, other: int | None) -> bool:
+    """Whether two identities are known, and are not of one run."""
+    return None not in (one, other) and one != other
+
+
 def is_sealed(config: Mapping[str, object], where: str) -> bool:
     """Whether a config.json has a checksum; where it has none, nothing of its run is checked.
 

@@ -55,6 +55,15 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by a text, as `write_whole` does.
+
+    Raises:
+        OSError: as for `write_whole`.
+    """
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace a file in one step, so that neither a reader nor a crash ever meets half of it.
 

@@ -22,6 +22,7 @@ from detrnb.settings.registry import (
     Part,
     Variant,
     enter,
+    import_string,
     nearest,
     resolve,
 )
@@ -99,7 +100,7 @@ def _not_inherited(variant: Variant) -> list[str]:
     """What the entry of a variant whose class it derives from says and its own does not."""
     told = []
     bases = {
-        f"{base.__module__}:{base.__name__}"
+        import_string(base)
         for target in variant.parts.values()
         if isinstance(target, type)
         for base in target.__mro__[1:]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -158,6 +159,19 @@ def _layer_options(variant: Variant) -> None:
             f"variant {variant.name!r} replaces parts of layers, and its options"
             f" {variant.options.__name__} lack {', '.join(lacking)}; derive them from LayerOptions"
         )
+
+
+def class_of(target: str | type) -> type:
+    """The class that an entry names for a part, imported where it is an import string."""
+    if isinstance(target, type):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def import_string(cls: type) -> str:
+    """What an entry would name a class by."""
+    return f"{cls.__module__}:{cls.__name__}"
 
 
 def nearest(name: str, known: object) -> str:

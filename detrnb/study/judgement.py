@@ -18,7 +18,7 @@ from detrnb.compare import (
     time_note,
 )
 from detrnb.plots import plot_forest, plot_paired_curves
-from detrnb.runs import keep_copy, project_root, write_whole
+from detrnb.runs import keep_copy, project_root, write_text
 from detrnb.settings import SCENES, Config, own_sources
 
 
@@ -73,8 +73,7 @@ class Plan:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in there.items()})
 
     def write(self) -> None:
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        write_whole(self.path, lambda file: file.write(text.encode()))
+        write_text(self.path, json.dumps(asdict(self), indent=2) + "\n")
         keep_copy(self.path)
 
     def config(self, entry: str, seed: int, rate: float | None = None) -> Config:

@@ -1,6 +1,5 @@
 """Does an idea help? Train what is missing of it and of the baseline, and give the verdict."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,44 +9,37 @@ from typing import Literal
 import numpy as np
 
 from detrnb.compare import (
-    FEWEST_SEEDS,
     FIRST_REPLICATE,
     LEVEL,
     Record,
-    detectable_difference,
     read_records,
     verdicts,
 )
-from detrnb.datasets import has_split, open_split, resolved
+from detrnb.datasets import has_split
 from detrnb.runs import (
     RunFolder,
     bring_back_file,
     hash_of_text,
     is_over,
     project_root,
-    write_whole,
+    write_text,
 )
 from detrnb.settings import BASELINE, Config, name_of, own_sources, resolve
 from detrnb.study.bench import Bench
-from detrnb.study.entries import FEW
+from detrnb.study.costs import TIMED_STEPS, announcement, timed
 from detrnb.study.jobs import Job
 from detrnb.study.judgement import Judgement, Plan
-from detrnb.study.lending import kept_spread, lent, seeds_lent
+from detrnb.study.lending import lent, seeds_lent
 from detrnb.study.rates import TRIALS, chosen, further
 from detrnb.study.slurm import Slurm
 from detrnb.training import (
     TEST_SPLIT,
     TrainingDiverged,
-    duration,
     fit,
     folder_of,
     keep_test,
-    seconds_per_step,
     see_placed,
 )
-
-PROBED_STEPS = 5  # for an estimate
-TIMED_STEPS = 20  # for what an entry costs, twice
 
 
 def judge(
@@ -103,7 +95,7 @@ def judge(
     plan = _settled(asked, tune)
     missing = [(entry, config) for entry, config in _runs(plan) if not _is_there(plan, config)]
     if missing:
-        print(_announcement(plan, missing), flush=True)
+        print(announcement(plan, missing), flush=True)
     if on != "here":
         if missing:
             slurm = on if isinstance(on, Slurm) else Slurm()
@@ -112,7 +104,7 @@ def judge(
     for number, (entry, config) in enumerate(missing, start=1):
         print(f"{entry}, seed {config.train.seed}: {number} of {len(missing)}", flush=True)
         _train(config)
-    return _judged(plan, _timed(plan))
+    return _judged(plan, timed(plan))
 
 
 def _see_sound(variant: str, *, alone: bool) -> None:
@@ -249,43 +241,9 @@ def _written(variant: str, folder: Path) -> tuple[Path, ...]:
     files = []
     for name, source in own_sources(variant).items():
         path = folder / f"{name}_{hash_of_text(source.text)[:8]}.py"
-        write_whole(path, lambda file, text=source.text: file.write(text.encode()))
+        write_text(path, source.text)
         files.append(path)
     return tuple(files)
-
-
-def _announcement(plan: Plan, missing: list[tuple[str, Config]]) -> str:
-    """How many runs are missing, how long they take, and what so many seeds can see."""
-    seconds = sum(_seconds(config) for _, config in missing)
-    told = (
-        f"{plan.name} against {plan.baseline}: {len(missing)} of {2 * plan.seeds} runs are missing,"
-        f" about {duration(seconds)}"
-    )
-    spread = kept_spread(plan.preset)
-    if spread is None:
-        return f"{told}; no kept study of preset {plan.preset} tells how far runs spread"
-    if plan.seeds < FEWEST_SEEDS:
-        return f"{told}; fewer than {FEWEST_SEEDS} pairs are described, not judged"
-    seen = detectable_difference(spread, plan.seeds)
-    return (
-        f"{told}; {plan.seeds} seeds would see a difference of {seen:.3f} AP with a chance of 80 %"
-        f" (pairs of the kept study spread by {spread:.3f})"
-    )
-
-
-def _seconds(config: Config) -> float:
-    """What a run of this config will take: as a finished one of it took, else by a few steps."""
-    pattern = f"{config.preset_name}-{config.model.variant}-s*"
-    for path in sorted((project_root() / "runs").glob(pattern)):
-        folder = RunFolder(path)
-        taken = folder.read_provenance().get("wall_time_s")
-        settings = folder.read_config() if folder.config_path.exists() else {}
-        same = settings.get("train", {}).get("epochs") == config.train.epochs
-        if taken and same and is_over(folder.read_log(), settings["train"]):
-            return taken
-    about = resolved(config, 1)
-    steps = len(open_split(about.data, about.data.train_split)) // about.train.global_batch(1)
-    return seconds_per_step(config, PROBED_STEPS) * steps * about.train.epochs
 
 
 def _tuned(plan: Plan) -> dict[str, float]:
@@ -312,32 +270,11 @@ def _trial(plan: Plan, entry: str, factor: float, seed: int) -> float:
         return 0.0
 
 
-def _timed(plan: Plan) -> dict[str, dict[str, float]]:
-    """Number of a pair -> entry -> seconds of a step, of a few pairs; measured once and kept.
-
-    Trainings lie hours apart, and a machine's speed drifts.
-    """
-    path = plan.path.with_suffix(".times")
-    times = json.loads(path.read_text()) if path.exists() else {}
-    for number in plan.numbers[:FEW]:
-        if str(number) not in times:
-            pair = {e: plan.config(e, number) for e in (plan.baseline, plan.name)}
-            if any(folder_of(config).failed_path.exists() for config in pair.values()):
-                continue
-            found: dict[str, list[float]] = {entry: [] for entry in pair}
-            for entry in (*pair, *reversed(pair)):  # there and back, so that a drift falls out
-                found[entry].append(seconds_per_step(pair[entry], TIMED_STEPS))
-            times[str(number)] = {entry: min(seconds) for entry, seconds in found.items()}
-            text = json.dumps(times, indent=1) + "\n"
-            write_whole(path, lambda file, text=text: file.write(text.encode()))
-    return times
-
-
 def _judged(plan: Plan, times: Mapping[str, Mapping[str, float]] | None = None) -> Judgement:
     """What the finished runs say, once they are as many as planned.
 
     Args:
-        times: as `_timed` gives; without, the logs' times count.
+        times: as `timed` gives; without, the logs' times count.
     """
     there = [(entry, config) for entry, config in _runs(plan) if _is_there(plan, config)]
     records: list[Record] = []

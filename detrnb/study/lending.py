@@ -3,7 +3,7 @@
 import torch
 
 from detrnb.compare import read_ladder
-from detrnb.runs import RunFolder, project_root, trained_by
+from detrnb.runs import RunFolder, parts_of, project_root, trained_by
 from detrnb.study.entries import study_name
 from detrnb.study.judgement import Plan
 from detrnb.training import (
@@ -31,12 +31,11 @@ def seeds_lent(plan: Plan) -> tuple[int, ...]:
     same images. It vouches for runs of as many threads. Whether data and precision of each pair are
     equal, the verdict's audit sees besides.
     """
-    equal = [seed for seed in plan.numbers if _is_equal(plan, seed)]
-    made = {seed: _made_by(lent(plan, seed)) for seed in equal}
-    here = torch.backends.cpu.get_cpu_capability()
-    fitting = [seed for seed in equal if all(name in (here, None) for name, _ in made[seed])]
-    if not equal:
+    made = {seed: _made_by(lent(plan, seed)) for seed in plan.numbers if _is_equal(plan, seed)}
+    if not made:
         return ()
+    here = torch.backends.cpu.get_cpu_capability()
+    fitting = [seed for seed, by in made.items() if {name for name, _ in by} <= {here, None}]
     if not fitting:
         print(
             f"{plan.baseline} is trained here: the kept study's runs of these seeds are of"
@@ -63,8 +62,7 @@ def seeds_lent(plan: Plan) -> tuple[int, ...]:
 
 def _made_by(kept: RunFolder) -> set[tuple[str | None, int | None]]:
     """The instruction sets and numbers of threads that trained a run, which decide its rounding."""
-    provenance = kept.read_provenance()
-    parts = (provenance, *provenance.get("resumed", []))
+    parts = parts_of(kept.read_provenance())
     return {(part.get("instruction_set"), part.get("threads")) for part in parts}
 
 

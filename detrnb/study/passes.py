@@ -1,6 +1,5 @@
 """What one pass through a variant must hold: that it computes what its place asks for."""
 
-import importlib
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detrnb.loss import Layout, SetCriterion
 from detrnb.model import build_detr, idle_parameters
-from detrnb.settings import asked_for, resolve
+from detrnb.settings import asked_for, class_of, resolve
 from detrnb.study.bench import PADDED, Bench
 from detrnb.study.checks import OUTPUTS, Fault, check, near
 from detrnb.training import see_placed
@@ -33,10 +32,8 @@ def options(bench: Bench) -> str:
     for variant in resolve(bench.variant):
         taken = set()
         for target in filter(None, variant.parts.values()):
-            if isinstance(target, str):
-                module, name = target.split(":")
-                target = getattr(importlib.import_module(module), name)
-            taken |= {n for n, p in asked_for(target).items() if p.kind is p.KEYWORD_ONLY}
+            asked = asked_for(class_of(target))
+            taken |= {n for n, p in asked.items() if p.kind is p.KEYWORD_ONLY}
         taken -= CHOICES
         stated = {*variant.options.model_fields} - CHOICES
         if stated != taken:

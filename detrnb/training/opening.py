@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,15 @@ from detrnb.datasets import (
     split_paths,
 )
 from detrnb.model import DETR, build_criterion, build_detr, load_weights
-from detrnb.runs import Mirror, RunFolder, located, log_table, read_log, this_process
+from detrnb.runs import (
+    Mirror,
+    RunFolder,
+    located,
+    log_table,
+    of_two_runs,
+    read_log,
+    this_process,
+)
 from detrnb.settings import Config
 from detrnb.training.device import default_device, from_main, make_accelerator, processes
 from detrnb.training.loop import Evaluation, evaluate
@@ -33,6 +41,7 @@ from detrnb.training.sources import changed_sources, open_variants
 from detrnb.training.thresholds import thresholds
 
 TEST_SPLIT = "test2017"  # nothing is tuned on it
+Checkpoint = Literal["last", "best"]
 # What a run goes on from; `classes` is missing in runs of before these were kept.
 STATE = {"model", "optimizer", "scaler", "epoch", "train_line", "train_time_s"}
 
@@ -179,7 +188,7 @@ def keep_test(run: Run) -> None:
 
 def load_run(
     path: str | Path,
-    checkpoint: Literal["last", "best"] = "last",
+    checkpoint: Checkpoint = "last",
     *,
     averaged: bool = False,
     variants: Iterable[type | str | Path] = (),
@@ -199,7 +208,7 @@ def load_run(
         ValueError: no run there, none of this version, or no sound checkpoint of it; says whether
             the other one is. A variant that is not known here.
     """
-    if checkpoint not in ("last", "best"):
+    if checkpoint not in get_args(Checkpoint):
         raise ValueError(
             f"checkpoint is {checkpoint!r}; expected 'last' or 'best', and for averaged weights"
             " averaged=True"
@@ -292,8 +301,7 @@ def see_run(folder: RunFolder, state: object, path: Path) -> None:
     Raises:
         ValueError: it is not.
     """
-    marks = folder.identity, state.get("run") if isinstance(state, dict) else None
-    if None not in marks and marks[0] != marks[1]:
+    if isinstance(state, dict) and of_two_runs(folder.identity, state.get("run")):
         raise ValueError(f"{path} is of another run than {folder.config_path}")
 
 

@@ -15,11 +15,12 @@ from detrnb.runs import (
     data_differences,
     hash_of_file,
     hash_of_text,
+    parts_of,
     this_process,
     trained_by,
     what_counts,
 )
-from detrnb.settings import Config, own_sources, resolve
+from detrnb.settings import Config, import_string, own_sources, resolve
 from detrnb.training.device import device_name
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -61,11 +62,13 @@ def code_of(config: Config) -> dict[str, str | None]:
     code = hashes(*patterns)
     for variant in resolve(config.model.variant):
         for target in filter(None, variant.parts.values()):
-            # A class of a user's own may derive from a published variant's.
-            bases = [target] if isinstance(target, str) else [*map(_import_string, target.__mro__)]
-            for base in bases:
-                if base == target or base.startswith(f"{VARIANT_FILES}."):
-                    code |= _code_of_class(base)
+            if isinstance(target, str):
+                named = [target]
+            else:  # a class of a user's own may derive from a published variant's
+                bases = map(import_string, target.__mro__)
+                named = [base for base in bases if base.startswith(f"{VARIANT_FILES}.")]
+            for one in named:
+                code |= _code_of_class(one)
     for name, source in own_sources(config.model.variant).items():
         code[f"variants/{name}.py"] = hash_of_text(source.text) if source.is_whole else None
     return code
@@ -79,10 +82,6 @@ def hashes(*patterns: str) -> dict[str, str]:
         for path in files
         if path.name != "__init__.py"
     }
-
-
-def _import_string(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__name__}"
 
 
 def _code_of_class(target: str) -> dict[str, str]:
@@ -212,7 +211,7 @@ def _fingerprints(
 
 def _going_on(config: Config, folder: RunFolder, before: Mapping, now: Mapping) -> dict:
     """What is kept of a run's going on; says what is not as it was."""
-    parts = [before, *before.get("resumed", [])]
+    parts = parts_of(before)
 
     def last(key: str) -> object:
         return next((part[key] for part in reversed(parts) if key in part), None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from detrnb.bar import Bar
 from detrnb.datasets import (
@@ -20,6 +20,7 @@ from detrnb.datasets import (
     as_tensor,
     collate,
     open_upright,
+    orientation,
     read_annotations,
 )
 from detrnb.model import DETR, build_criterion
@@ -227,25 +228,30 @@ def predict(
 
 
 def _as_picture(image: Picture, place: int) -> Path | Image.Image:
-    """A path, or a picture of PIL's, upright.
+    """A path, or a picture of PIL's.
 
     Raises:
         ValueError: it is neither, nor an array of one.
     """
     if isinstance(image, str | Path):
         return Path(image)
-    if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)
-        upright.format = image.format  # by which 16 bits are read
-        return upright
     try:
-        return Image.fromarray(image)
+        return image if isinstance(image, Image.Image) else Image.fromarray(image)
     except (TypeError, AttributeError, ValueError):
         kind = f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))}"
         raise ValueError(
             f"image {place} is {kind} of {getattr(image, 'dtype', 'no dtype')}; expected a path, a"
             " picture of PIL's, or an array (H, W, 3) of uint8"
         ) from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """A picture of PIL's as EXIF turns it."""
+    if orientation(picture) == 1:
+        return picture
+    turned = ImageOps.exif_transpose(picture)
+    turned.format = picture.format  # by which 16 bits are read
+    return turned
 
 
 Opened = tuple[int, Image.Image | None, torch.Tensor | str]  # place, picture, tensor or why not
@@ -256,7 +262,7 @@ def _opened(
 ) -> Iterator[Opened]:
     for place, (image, file) in enumerate(zip(images, files, strict=True)):
         try:
-            picture = as_rgb(image) if file is None else open_upright(file)
+            picture = as_rgb(_upright(image)) if file is None else open_upright(file)
             pixels = transform(picture.size).pixels(as_tensor(picture))
         except (PictureError, OSError, ValueError) as error:
             yield place, None, str(error)
@@ -327,7 +333,7 @@ def _is_stored(file: Path, size: Sequence[float]) -> bool:
     """
     try:
         with Image.open(file) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-            return turned and not tuple(size) == image.size[::-1] != image.size
-    except Exception:  # what cannot be read is said when it is opened; broken EXIF turns nothing
+            as_turned = tuple(size) == image.size[::-1] != image.size
+            return orientation(image) != 1 and not as_turned
+    except Exception:  # what cannot be read is said when it is opened
         return False

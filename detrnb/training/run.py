@@ -7,9 +7,9 @@ model from it.
 import time
 from contextlib import closing
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
-from detrnb.datasets import resolved, with_classes
+from detrnb.datasets import TOY_SETTINGS, resolved, with_classes
 from detrnb.runs import (
     Mirror,
     RunFolder,
@@ -46,11 +46,10 @@ from detrnb.training.progress import Progress
 from detrnb.training.sources import changed_sources, keep_sources, see_placed, stated_sources
 from detrnb.training.tracking import Trackers
 
-RESUME = ("auto", "never")
-TOY_SETTINGS = "toy.json"  # in the folder of a set that was drawn
+Resume = Literal["auto", "never"]
 
 
-def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | None = None) -> Run:
+def fit(config: Config, resume: Resume = "auto", name: str | None = None) -> Run:
     """Train and evaluate what a config describes, into `runs/<name>/`.
 
     A finished run is opened, not trained again; an interrupted one goes on and ends with the log of
@@ -71,8 +70,8 @@ def fit(config: Config, resume: Literal["auto", "never"] = "auto", name: str | N
             data cannot be read, or are others than the preset draws; `resume` is neither.
         TrainingDiverged: something became NaN or infinite; the last checkpoint is kept.
     """
-    if resume not in RESUME:
-        raise ValueError(f"resume is {resume!r}; expected {' or '.join(map(repr, RESUME))}")
+    if resume not in (choices := get_args(Resume)):
+        raise ValueError(f"resume is {resume!r}; expected {' or '.join(map(repr, choices))}")
     config = from_main(partial(with_classes, config))
     folder = folder_of(config, name)
     from_main(partial(bring_back, folder, resume))

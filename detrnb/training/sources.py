@@ -1,7 +1,6 @@
 """The source of a user's own variants, beside the runs that they trained: kept, compared, told."""
 
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 
 from detrnb.model import DETR
@@ -11,6 +10,7 @@ from detrnb.settings import (
     VARIANTS,
     Config,
     ModelConfig,
+    class_of,
     differences,
     load_variants,
     own_sources,
@@ -35,10 +35,7 @@ def see_placed(model: DETR, settings: ModelConfig) -> None:
                 continue
             if part in ONCE_A_LAYER and not settings.replaced_layers(one.name, part):
                 continue
-            cls = target
-            if isinstance(target, str):
-                module, _, name = target.partition(":")
-                cls = getattr(import_module(module), name)
+            cls = class_of(target)
             if isinstance(cls, type) and cls not in kinds:
                 raise ValueError(
                     f"{settings.variant!r}: {cls.__name__} of {one.name!r} is in no place, so that"

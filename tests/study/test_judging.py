@@ -17,7 +17,7 @@ from detrnb.model import EncoderAttention
 from detrnb.runs.folder import RunFolder
 from detrnb.settings import PRESETS, load_variants
 from detrnb.settings.source import Source
-from detrnb.study import Slurm, judging, lending
+from detrnb.study import Slurm, costs, judging, lending
 from detrnb.training import TrainingDiverged, code_of, folder_of
 
 TINY = {
@@ -50,7 +50,7 @@ def project(tmp_path_factory):
 @pytest.fixture
 def trained(project, monkeypatch):
     """What was trained: variant, seed, rate. Trainings take no time, their AP is made up."""
-    monkeypatch.setattr(judging, "seconds_per_step", lambda config, steps: 1.0)
+    monkeypatch.setattr(costs, "seconds_per_step", lambda config, steps: 1.0)
     first = RunFolder(project / "runs" / "first")
     done: list[tuple[str, int, float]] = []
 
@@ -211,7 +211,7 @@ def test_an_idea_that_changed_is_judged_anew_and_the_verdict_tells_it(
     define(1)
     assert str(judge("idea", seeds=5, preset="smoke")) == str(first)
     define(22)
-    monkeypatch.setattr(judging, "seconds_per_step", lambda config, steps: 2.0)
+    monkeypatch.setattr(costs, "seconds_per_step", lambda config, steps: 2.0)
     second = judge("idea", seeds=6, preset="smoke")  # its number is settled anew
     assert second.plan.looks == (6,) and len(trained) == 10 + 6 + 1
     assert "idea or detr has changed since" in capsys.readouterr().out
@@ -409,12 +409,12 @@ def test_steps_are_timed_side_by_side_once_and_cost_follows_them(trained, monkey
         timed.append((config.model.variant, config.train.seed, steps))
         return 2.0 if config.model.variant == "adaptive_res" else 1.0
 
-    monkeypatch.setattr(judging, "seconds_per_step", seconds)
+    monkeypatch.setattr(costs, "seconds_per_step", seconds)
     judge("adaptive_res", seeds=5, preset="smoke")
     found = judge("adaptive_res", seeds=5, preset="smoke")
-    ours = [t for t in timed if t[2] == judging.TIMED_STEPS]
+    ours = [t for t in timed if t[2] == costs.TIMED_STEPS]
     assert ours == [
-        (entry, n, judging.TIMED_STEPS)
+        (entry, n, costs.TIMED_STEPS)
         for n in (200, 201, 202)
         for entry in ("detr", "adaptive_res", "adaptive_res", "detr")
     ]
