@@ -183,7 +183,9 @@ def asked_for(cls: type) -> dict[str, inspect.Parameter]:
     Raises:
         ValueError: it takes anything (`*args`, `**kwargs`), which does not say what it needs.
     """
-    if cls.__init__.__module__ == "torch.nn.modules.module":
+    # By the class that has it: the function is another one once torch.compile has wrapped it
+    owner = next(kind for kind in cls.__mro__ if "__init__" in vars(kind))
+    if owner.__module__ == "torch.nn.modules.module":
         return {}
     parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     for parameter in parameters.values():

@@ -279,6 +279,14 @@ def test_what_the_entry_of_a_published_base_says_besides_is_told(capsys):
     assert "also has" not in capsys.readouterr().out
 
 
+def test_a_class_without_init_is_taken_after_torch_compile_has_wrapped_that_of_module(monkeypatch):
+    init = nn.Module.__init__
+    # As torch._dynamo.mutation_guard does from the first compilation of a process on
+    monkeypatch.setattr(nn.Module, "__init__", lambda self, *args, **kwargs: init(self, **kwargs))
+    register(Variant("mine", {"encoder": type("Mine", (nn.Module,), {})}))
+    assert "mine" in VARIANTS
+
+
 def test_a_class_may_say_which_layers_it_replaces_by_itself():
     @variant("mine", part="encoder_attention")
     class Mine(Base):
