@@ -1,7 +1,6 @@
 """Verdicts as a table in Markdown, README's among them."""
 
 import math
-from pathlib import Path
 
 import pandas as pd
 from runs_on_disk import ROOT, write_run
@@ -19,7 +18,7 @@ from detrnb.compare import (
 from detrnb.compare.reporting import equal_time_markdown, ladder_markdown, verdicts_markdown
 
 
-def table_of(runs: list[Path] | str, seeds: int, control: str) -> list[str]:
+def table_of(runs: list[str], seeds: int, control: str) -> list[str]:
     records, _ = find_records(runs, ROOT)
     found = verdicts(arrange(records))
     return verdicts_markdown(found, decisions(found, seeds, control)).splitlines()
