@@ -1,8 +1,9 @@
 """A data set in another tool's layout, as it was read: pictures, boxes, what there is to say."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ SPLITS = {  # how tools call a split -> how COCO's layout does here, which is wh
     **dict.fromkeys(("val", "valid", "validation"), "val2017"),
     **dict.fromkeys(("test", "testing"), "test2017"),
 }
+_YEAR = re.compile(r"[-_]?(19|20)\d\d$")  # COCO's folders and VOC's have one
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,15 @@ def upright_size(file: Path) -> tuple[tuple[int, int], bool]:
     return (width, height), turn != 1
 
 
-def split_name(words: Iterable[str]) -> str:
-    """The split that one of a path's parts names; training where none does."""
-    return next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), "train2017")
+def split_of_word(word: str) -> str | None:
+    """The split that a folder's name stands for, such as `valid` or COCO's `val2017`."""
+    return SPLITS.get(_YEAR.sub("", word.lower()))
+
+
+def split_name(file: Path, root: Path, read: Foreign) -> str:
+    """The split that one of a file's folders names; where none does training, and that is said."""
+    inside = file.relative_to(root)
+    named = next(filter(None, map(split_of_word, inside.parts[:-1])), None)
+    if named is None:
+        read.said.add("in no folder that names a split: taken for training", str(inside))
+    return named or "train2017"

@@ -8,7 +8,7 @@ cannot. VOC's evaluation leaves `difficult` objects out of account, as COCO's do
 import math
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,9 @@ def read_voc(root: Path) -> Foreign:
             _picture(xml, objects[xml], first, images, read) for xml in xmls if xml in objects
         )
         read.splits[split] = [picture for picture in pictures if picture]
+    taken = {picture.file for pictures in read.splits.values() for picture in pictures}
+    for image in images.others({*taken, *(images.of(xml, "") for xml in _files(root))}):
+        read.dropped.add("image without an XML file", str(image.relative_to(root)))
     return read
 
 
@@ -97,7 +100,7 @@ def _by_split(root: Path, read: Foreign) -> dict[str, list[Path]]:
     if not sets or not any((sets[0] / f"{name}.txt").is_file() for name in LISTS):
         files: dict[str, list[Path]] = {}
         for xml in _files(root):
-            files.setdefault(split_name(xml.relative_to(root).parts[:-1]), []).append(xml)
+            files.setdefault(split_name(xml, root, read), []).append(xml)
         return files
     home = sets[0].parents[1] / "Annotations"
     listed: dict[str, list[Path]] = {}
@@ -188,7 +191,8 @@ class _Images:
     def __init__(self, root: Path) -> None:
         self.by_stem: dict[str, list[Path]] = {}
         self.by_name: dict[str, list[Path]] = {}
-        for image in images_in(root):
+        self.all = [*images_in(root)]
+        for image in self.all:
             self.by_stem.setdefault(image.stem, []).append(image)
             self.by_name.setdefault(image.name, []).append(image)
 
@@ -198,6 +202,13 @@ class _Images:
             name.replace("\\", "/").split("/")[-1]
         )
         return min(found, key=lambda image: _apart(image, xml)) if found else None
+
+    def others(self, known: Container[Path | None]) -> Iterator[Path]:
+        """Images that are not known; masks, in VOC's folders for them, are none."""
+        masks = ("SegmentationClass", "SegmentationObject")
+        return (
+            image for image in self.all if image not in known and image.parent.name not in masks
+        )
 
 
 def _apart(image: Path, xml: Path) -> int:

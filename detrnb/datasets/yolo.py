@@ -21,6 +21,7 @@ from detrnb.datasets.foreign import (
     Picture,
     images_in,
     split_name,
+    split_of_word,
     upright_size,
 )
 
@@ -66,7 +67,7 @@ def read_yolo(root: Path) -> Foreign:
     settings = _settings(file) if file else {}
     form = _Form(_names(root, file, settings, read), math.prod(settings.get("kpt_shape") or [0]))
     read.names = form.names
-    images = _listed(file, settings, read) if file else _by_folder(root)
+    images = _listed(file, settings, read) if file else _by_folder(root, read)
     if not any(images.values()):
         raise ValueError(f"{file or root} leads to no images; expected them in images/ or beside")
     used = set()
@@ -141,7 +142,7 @@ def _place(root: Path, base: str, place: str) -> Path | None:
     parts = Path(place.replace("\\", "/")).parts
     inside = [part for part in parts if part not in ("..", "/")]
     ends = [inside[start:] for start in range(len(inside))]
-    tails = [Path(*end) for end in ends if end == inside or {*map(str.lower, end)} & SPLITS.keys()]
+    tails = [Path(*end) for end in ends if end == inside or any(map(split_of_word, end))]
     tried = (root / base / place, root / place, *(root / tail for tail in tails))
     return next((path for path in tried if path.exists()), None)
 
@@ -158,10 +159,10 @@ def _from_list(file: Path, read: Foreign) -> list[Path]:
     return files
 
 
-def _by_folder(root: Path) -> dict[str, list[Path]]:
+def _by_folder(root: Path, read: Foreign) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for image in images_in(root):
-        found.setdefault(split_name(image.relative_to(root).parts[:-1]), []).append(image)
+        found.setdefault(split_name(image, root, read), []).append(image)
     return found
 
 

@@ -165,6 +165,34 @@ def test_paths_of_a_data_yaml_may_be_another_machines(settings, folders, tmp_pat
     assert boxes(tmp_path / "to")["train.jpg"][0]["category_id"] == 1
 
 
+def test_coco_as_yolo_keeps_it_is_found_where_a_data_yaml_names_another_machine(tmp_path):
+    labels = {f"{split}/{split}.jpg": "0 0.5 0.5 0.5 0.5" for split in ("train2017", "val2017")}
+    settings = "train: /other/coco/images/train2017\nval: /other/coco/images/val2017\nnames: [a]\n"
+    import_data(yolo(tmp_path / "from", labels, settings), tmp_path / "to")
+    assert [*boxes(tmp_path / "to")] == ["train2017.jpg"]
+    assert [*boxes(tmp_path / "to", "val2017")] == ["val2017.jpg"]
+
+
+@pytest.mark.parametrize("layout", ["yolo", "voc"])
+def test_folders_that_name_a_split_with_its_year_are_that_split(layout, tmp_path):
+    source = tmp_path / "from"
+    for split in ("train2017", "val2017", "Test_2012", "else"):
+        image = source / "images" / split / f"{split}.jpg"
+        draw(image)
+        if layout == "yolo":
+            label = source / "labels" / split / f"{split}.txt"
+            label.parent.mkdir(parents=True)
+            label.write_text("0 0.5 0.5 0.5 0.5\n")
+        else:
+            text = voc_xml(image.name, voc_object("cat", (1, 1, 10, 10)))
+            image.with_suffix(".xml").write_text(text)
+    imported = import_data(source, tmp_path / "to")
+    assert [*boxes(tmp_path / "to")] == ["else.jpg", "train2017.jpg"]
+    assert [*boxes(tmp_path / "to", "val2017")] == ["val2017.jpg"]
+    assert [*boxes(tmp_path / "to", "test2017")] == ["Test_2012.jpg"]
+    assert "names a split: taken for training (1): images/else/else" in str(imported)
+
+
 def test_darknet_lists_and_labels_beside_images_are_read(tmp_path):
     root = tmp_path / "from"
     for name in ("a", "b"):
@@ -289,6 +317,17 @@ def test_voc_files_beside_their_images_are_read_by_folder(tmp_path):
     assert "size missing in the XML file: it is the image's (2)" in str(imported)
     content = json.loads((tmp_path / "to/annotations/instances_val2017.json").read_text())
     assert content["images"][0]["height"] == HEIGHT + 1
+
+
+def test_images_that_no_voc_file_is_of_are_dropped_aloud(tmp_path):
+    source = voc(tmp_path / "from", {"a.jpg": voc_object("cat", (2, 2, 9, 9))}, {})
+    (source / "Annotations" / "a.xml").rename(source / "JPEGImages" / "a.xml")
+    draw(source / "JPEGImages" / "lone.jpg")
+    draw(source / "others" / "a.jpg")  # of the same name, and the other one is the file's
+    draw(source / "SegmentationClass" / "a.png")
+    imported = import_data(source, tmp_path / "to")
+    assert [*boxes(tmp_path / "to")] == ["a.jpg"]
+    assert "without an XML file (2): JPEGImages/lone.jpg; others/a.jpg" in str(imported)
 
 
 def test_what_voc_lacks_is_dropped_aloud(tmp_path):
