@@ -1,6 +1,6 @@
 """The researcher's journal, completed: each idea's epoch 0 beside the baseline's, a decision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -105,6 +105,8 @@ def journal_page(
 ) -> str:
     """The journal's three ideas with what it left blank, as markdown.
 
+    An entry that is an idea with other options stands beside it.
+
     Args:
         records: the study's runs.
         found: their verdicts; None while there are none.
@@ -115,18 +117,21 @@ def journal_page(
     baseline = found.baseline if found else baseline_of(entries(records))
     decided = decisions(found, seeds, control, doubt=doubt) if found else pd.DataFrame()
     needed = max(seeds, FEWEST_SEEDS)
+    earlier = first.rulings if first else {}
     parts = []
     for number, (entry, idea) in enumerate(IDEAS.items(), start=1):
         known = entry in decided.index
         decision, why = decided.loc[entry] if known else ("not decided", f"0 of {needed} seeds")
         before = f' The journal\'s was "{idea.decided}", from one run of each.' * bool(idea.decided)
-        if first and entry in first.rulings:
-            before += f" {_before(first.rulings[entry])}"
         parts += [
             f"### {number}. {idea.title}",
             _epoch_zero_text(records, entry, baseline),
-            f"**Decision: {decision}.** {why[0].upper()}{why[1:]}.{before}",
+            f"**Decision: {decision}.** {_sentence(why)}{before}{_before(entry, earlier)}",
         ]
+        for form in _other_forms(records, entry, decided.index):
+            decision, why = decided.loc[form]
+            said = f"{_sentence(why)}{_before(form, earlier)}"
+            parts.append(f"**In another form,** `{form}`: **{decision}.** {said}")
         if known:
             parts.append(f"**Limits.** {_limits(records, baseline, found.metric)}")
         measured = found.table["difference_spread"].get(entry) if found else None
@@ -134,15 +139,34 @@ def journal_page(
     return "\n\n".join(parts)
 
 
-def _before(ruling: Ruling) -> str:
+def _sentence(why: str) -> str:
+    return f"{why[0].upper()}{why[1:]}."
+
+
+def _other_forms(records: Sequence[Record], idea: str, decided: Collection[str]) -> list[str]:
+    """Entries that were decided on and are an idea with other options."""
+    variants = {
+        entry: runs[0].config.get("model", {}).get("variant")
+        for entry, runs in entries(records).items()
+    }
+    return [entry for entry in decided if entry != idea and variants.get(entry) == idea]
+
+
+def _before(entry: str, earlier: Mapping[str, Ruling]) -> str:
     """What a study of long ago says by today's rule, and whether it could have told."""
-    said = f"The first study's, by this rule: {ruling.words}"
-    if not (ruling.pairs > 1 and ruling.spread > 0 and ruling.comparisons):
+    if entry not in earlier:
+        return ""
+    ruling = earlier[entry]
+    said = f" The first study's, by this rule: {ruling.words}"
+    if not (ruling.pairs > 1 and ruling.spread > 0):
+        return f"{said}."
+    said += f" ({ruling.mean:+.3f} AP over {ruling.pairs} pairs)"
+    if not ruling.comparisons or ruling.verdict == "described":
         return f"{said}."
     chance = power(ruling.delta, ruling.spread, ruling.pairs, ruling.comparisons)
     return (
-        f"{said} ({ruling.mean:+.3f} AP over {ruling.pairs} pairs); a true gain of"
-        f" {ruling.delta:g} AP it would have called better in {chance:.0%} of studies."
+        f"{said}; a true gain of {ruling.delta:g} AP it would have called better in {chance:.0%} of"
+        " studies."
     )
 
 
@@ -155,9 +179,9 @@ def _epoch_zero_text(records: Sequence[Record], entry: str, baseline: str) -> st
     count = int(table["seeds"].max())
     head = (
         f"**Epoch 0** of {study}, `{entry}` (mine) beside `{baseline}` (DeTr), mean ± standard"
-        f" deviation over {count} seeds; their difference with its 95 % interval:"
+        f" deviation over {count} pairs; their difference with its 95 % interval:"
         if count > 1
-        else f"**Epoch 0** of {study}, `{entry}` (mine) beside `{baseline}` (DeTr), one seed:"
+        else f"**Epoch 0** of {study}, `{entry}` (mine) beside `{baseline}` (DeTr), one pair:"
     )
     lines = ["| | DeTr: Epoch 0 | Mine: Epoch 0 | difference |", "| --- | --- | --- | --- |"]
     for row in table.itertuples():

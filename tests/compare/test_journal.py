@@ -17,11 +17,11 @@ def study(folder, differences, seeds=6):
     noise = np.random.default_rng(5)
     paths = []
     for number, (entry, difference) in enumerate({"detr": 0.0, **differences}.items()):
+        variant = "detr" if entry == "no_encoder" else entry.removesuffix("_position")
+        settings = {"model.num_queries": 16 + number, "model.variant": variant}
         for seed in range(seeds):
             ap = 0.3 + difference + 0.001 * noise.normal()
-            paths.append(
-                write_run(folder, entry, seed, ap, settings={"model.num_queries": 16 + number})
-            )
+            paths.append(write_run(folder, entry, seed, ap, settings=settings))
     return read_records(paths)
 
 
@@ -73,11 +73,25 @@ def test_page_of_a_whole_study_decides_on_each_idea(tmp_path):
     assert "**Decision: not applied.** Worse: -0.0" in second and "The journal" not in second
     assert "**Decision: not applied.** Equivalent: " in third
     for part in (first, second, third):
-        assert "of the toy study" in part and "over 6 seeds" in part
+        assert "of the toy study" in part and "over 6 pairs" in part
         assert part.count("\n| ") == 6 and "| AP50 | 0." in part
         assert "validation AP after 2 epochs of the preset `toy`, 12,000 training images" in part
         assert "64 positions in the encoder, 3+3 layers" in part
         assert "(assumed)" in part and "By the spread measured here" in part
+
+
+def test_page_decides_on_an_idea_in_another_form_beside_it(tmp_path):
+    before, now = tmp_path / "before", tmp_path / "now"
+    form = "efficient_attention_position"
+    differences = {"efficient_attention": 0.0, form: 0.025}
+    first = verdicts(study(before, differences)[:-3])  # the form has three pairs, its idea six
+    records = study(now, {**differences, "no_encoder": -0.2})
+    page = journal_page(records, verdicts(records), control="no_encoder", first=first, **NEVER)
+    _, second, _ = page.split("### ")[1:]
+    assert "**Decision: not applied.** Equivalent: " in second
+    assert f"**In another form,** `{form}`: **applied.** Better: +0.0" in second
+    assert f"by this rule: described ({first.rulings[form].mean:+.3f} AP over 3 pairs)." in second
+    assert page.count("In another form") == 1
 
 
 def test_page_of_an_unfinished_study_decides_nothing(tmp_path):
@@ -85,7 +99,7 @@ def test_page_of_an_unfinished_study_decides_nothing(tmp_path):
     page = journal_page(records, verdicts(records), control="no_encoder", **NEVER)
     assert page.count("**Decision: not decided.**") == 3
     first, second, _ = page.split("### ")[1:]
-    assert "2 of 6 seeds." in first and "over 2 seeds" in first
+    assert "2 of 6 seeds." in first and "over 2 pairs" in first
     assert "No pair of runs of `efficient_attention` and `detr` yet." in second
     assert "0 of 6 seeds." in second and "measured here" not in second
 
@@ -101,7 +115,7 @@ def test_page_with_one_seed_shows_no_spread(tmp_path):
     records = study(tmp_path, {"adaptive_res": 0.02}, seeds=1)
     page = journal_page(records, verdicts(records), **NEVER)
     first = page.split("### ")[1]
-    assert "one seed:" in first and "1 of 6 seeds." in first and "nan" not in page
+    assert "one pair:" in first and "1 of 6 seeds." in first and "nan" not in page
     assert "±" not in first
 
 
