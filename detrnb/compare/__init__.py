@@ -12,6 +12,7 @@ from detrnb.compare.differing import Difference
 from detrnb.compare.journal import coco_plan, epoch_zero, journal_page
 from detrnb.compare.judging import Verdicts, verdicts
 from detrnb.compare.ladder import CONTROLS, Ladder, ladder_of, read_ladder
+from detrnb.compare.leaving_out import without_each
 from detrnb.compare.paper import latex, methods
 from detrnb.compare.planned import (
     FIRST_REPLICATE,
@@ -129,4 +130,5 @@ __all__ = [
     "verdicts",
     "verdicts_markdown",
     "verdicts_text",
+    "without_each",
 ]

@@ -18,9 +18,8 @@ DRAWS = 2000
 
 def budget_curve(
     values: pd.DataFrame,
-    seconds: pd.DataFrame,
     baseline: str,
-    budgets: list[str],
+    budgets: Mapping[str, float],
     *,
     draws: int = DRAWS,
     seed: int = 0,
@@ -29,9 +28,9 @@ def budget_curve(
 
     Args:
         values: AP by replicate (rows) and entry.
-        seconds: of training, likewise; NaN where a run was not timed.
         baseline: entry of the study's own length.
-        budgets: entries of other lengths.
+        budgets: entries of other lengths, and how many times as long. They are the baseline's
+            model, so that no timing is needed, and none of its noise enters.
 
     Returns:
         By entry, the baseline too, in order of time: `time` (times the baseline's), `gain` over the
@@ -39,10 +38,10 @@ def budget_curve(
     """
     weights = _weights(values, draws, seed)
     rows = {baseline: {"time": 1.0, "gain": 0.0, "low": 0.0, "high": 0.0}}
-    for entry in budgets:
+    for entry, time in budgets.items():
         gain = values[entry] - values[baseline]
         rows[entry] = {
-            "time": _time(seconds, entry, baseline),
+            "time": time,
             **_interval("gain", gain.mean(), _means(gain, weights)),
         }
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("time")
@@ -52,7 +51,7 @@ def at_equal_time(
     values: pd.DataFrame,
     seconds: pd.DataFrame,
     baseline: str,
-    budgets: list[str],
+    budgets: Mapping[str, float],
     *,
     draws: int = DRAWS,
     seed: int = 0,
@@ -60,32 +59,35 @@ def at_equal_time(
     """AP of each entry minus what the baseline would reach in the same time.
 
     The baseline's gain is read off `budget_curve`, linear in the logarithm of time between its
-    points. An entry that takes longer or shorter than all of them is compared with none.
+    points. An entry that takes longer or shorter than all of them is compared with none. Timings
+    are noisy, so a drawing takes the time of one timed pair, where the value takes their median.
 
     Args:
-        values, seconds, baseline, budgets, draws, seed: as for `budget_curve`.
+        values, baseline, budgets, draws, seed: as for `budget_curve`.
+        seconds: of training, by replicate and entry; NaN where a run was not timed.
 
     Returns:
         By entry: `time` (times the baseline's), `difference` at equal epochs, `at_equal_time` with
         `low`, `high`; `beyond`: whether it gains more than the baseline's longest training does.
     """
     weights = _weights(values, draws, seed)
-    known = [baseline, *budgets]
-    times = np.array([_time(seconds, entry, baseline) for entry in known])
-    order = np.argsort(times)
-    gains = {entry: values[entry] - values[baseline] for entry in known}
-    drawn = np.array([_means(gains[entry], weights) for entry in known])  # (points, draws)
-    means = np.array([gains[entry].mean() for entry in known])
+    points = dict(sorted({baseline: 1.0, **budgets}.items(), key=lambda point: point[1]))
+    times = np.array([*points.values()])
+    gains = {entry: values[entry] - values[baseline] for entry in points}
+    drawn = np.array([_means(gains[entry], weights) for entry in points])  # (points, draws)
+    means = np.array([gains[entry].mean() for entry in points])
     rows = {}
-    for entry in values.columns.drop(known):
-        time = _time(seconds, entry, baseline)
+    for entry in values.columns.drop([*points]):
+        timed = (seconds[entry] / seconds[baseline]).dropna().to_numpy()
         difference = values[entry] - values[baseline]
-        row = {"time": time, "difference": difference.mean()}
-        if times.min() <= time <= times.max():
-            curve = _read(time, times[order], means[order])
-            curves = _read(time, times[order], drawn[order])
+        row = {"time": np.median(timed) if len(timed) else np.nan, "difference": difference.mean()}
+        if times[0] <= row["time"] <= times[-1]:
+            read = np.array([_read(time, times, drawn) for time in np.clip(timed, *times[[0, -1]])])
+            taken = np.random.default_rng(seed).integers(len(timed), size=draws)
             row |= _interval(
-                "at_equal_time", difference.mean() - curve, _means(difference, weights) - curves
+                "at_equal_time",
+                difference.mean() - _read(row["time"], times, means),
+                _means(difference, weights) - read[taken, np.arange(draws)],
             )
         row["beyond"] = bool(difference.mean() > means.max())
         rows[entry] = row
@@ -175,11 +177,6 @@ def _means(values: pd.Series, weights: np.ndarray) -> np.ndarray:
 def _interval(name: str, value: float, drawn: np.ndarray) -> dict[str, float]:
     low, high = np.quantile(np.asarray(drawn), [0.025, 0.975])
     return {name: float(value), "low": float(low), "high": float(high)}
-
-
-def _time(seconds: pd.DataFrame, entry: str, baseline: str) -> float:
-    """How many times the baseline's, in the median over pairs that were timed."""
-    return float((seconds[entry] / seconds[baseline]).median())
 
 
 def _read(time: float, times: np.ndarray, gains: np.ndarray) -> np.ndarray | float:

@@ -13,7 +13,10 @@ from detrnb.compare.statistics import FEWEST_SEEDS, paired_test, power, seeds_ne
 from detrnb.compare.table import by_epoch
 from detrnb.settings import Config
 
-EPOCH_ZERO = {"train_loss": "train loss", "test_loss": "val loss", "AP": "AP", "AP50": "AP50"}
+EPOCH_ZERO = {
+    **{"train_loss": "train loss", "test_loss": "val loss"},
+    **{"AP": "val AP", "AP50": "val AP50"},
+}
 MINUTES_AN_EPOCH = 28  # DETR with ResNet-50 on 8 V100, by the reference's README
 COCO_DIFFERENCE = 0.005  # 0.5 AP of 100
 
@@ -65,9 +68,10 @@ def epoch_zero(records: Sequence[Record], entry: str, baseline: str) -> pd.DataF
     """What the first epoch gave an entry and the baseline, over the seeds that both have.
 
     Returns:
-        By number (`train loss`, `val loss`, `AP`, `AP50`): `seeds`; `baseline`, `entry` and their
-        standard deviations `baseline_spread`, `entry_spread`; `difference` of pairs, entry minus
-        baseline, with its 95 % interval `low`, `high` (NaN for one pair). Empty without a pair.
+        By number (`train loss`, `val loss`, `val AP`, `val AP50`): `seeds`; `baseline`, `entry` and
+        their standard deviations `baseline_spread`, `entry_spread`; `difference` of pairs, entry
+        minus baseline, with its 95 % interval `low`, `high` (NaN for one pair). Empty without a
+        pair.
     """
     rows = {}
     for column, name in EPOCH_ZERO.items():

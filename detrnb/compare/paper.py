@@ -5,6 +5,7 @@ from itertools import islice
 
 from detrnb.compare import layout
 from detrnb.compare.judging import Verdicts
+from detrnb.compare.planned import StudyPlan
 from detrnb.compare.statistics import FEWEST_SEEDS
 from detrnb.compare.table import without_partner
 
@@ -41,14 +42,16 @@ def latex(found: Verdicts) -> str:
     )
 
 
-def methods(found: Verdicts, *, escaped: bool = False) -> str:
+def methods(found: Verdicts, *, escaped: bool = False, plan: StudyPlan | None = None) -> str:
     """A paragraph for a paper that says how the entries were compared, and under what conditions.
 
     Args:
         escaped: names as LaTeX takes them.
+        plan: of the study that the runs are of.
     """
     rulings = found.rulings
-    parts = [_compared(found), f"More {found.metric} counts as better.", _judged(found)]
+    parts = [_compared(found), *_planned(found, plan), f"More {found.metric} counts as better."]
+    parts += [_sizes(found), _judged(found)]
     few = [e for e, r in rulings.items() if r.verdict == "described" and r.pairs]
     if few:
         parts.append(f"With fewer than {FEWEST_SEEDS} pairs, {_listed(few)} can only be described.")
@@ -84,6 +87,41 @@ def _compared(found: Verdicts) -> str:
     return " ".join(parts)
 
 
+def _planned(found: Verdicts, plan: StudyPlan | None) -> list[str]:
+    """What a replicate is, where the learning rates are from, that it was settled before."""
+    if plan is None:
+        return []
+    entries = [plan.entry(label) for label in (found.baseline, *found.rulings)]
+    rates = [f"{e.label} {e.rate:g}" for e in entries if e.tried]
+    owners = {e.label: e.rate_of for e in entries if e.rate_of}
+    parts = [
+        "A seed is a replicate: its number draws images, their order and initial weights anew, for"
+        " all entries alike.",
+        f"The plan was settled before the first of these runs (hash {plan.hash}).",
+    ]
+    if rates:
+        among = ", ".join(f"{factor:g}" for factor in plan.trials.factors)
+        replicates = _listed([str(number) for number in plan.trials.replicates])
+        parts.append(
+            f"Learning rates were chosen by the same trials, {among} times the preset's and further"
+            f" where the best lay at an edge, on replicates {replicates}, which are not compared:"
+            f" {_listed(rates)} times."
+        )
+    for names, owner in layout.alike(owners):
+        parts.append(f"{_listed(names)} {'take' if len(names) > 1 else 'takes'} {owner}'s rate.")
+    return parts
+
+
+def _sizes(found: Verdicts) -> str:
+    """What the numbers of the table are."""
+    if not any(ruling.pairs > 1 for ruling in found.rulings.values()):
+        return ""
+    return (
+        "± is the standard deviation over an entry's runs; a difference is the mean over pairs,"
+        " with its 95 % interval, unadjusted."
+    )
+
+
 def _judged(found: Verdicts) -> str:
     """By what the entries were judged that were; empty where none was."""
     rulings, level = found.rulings, f"{100 * found.level:g} %"
@@ -104,23 +142,21 @@ def _judged(found: Verdicts) -> str:
 
 def _conditions(found: Verdicts) -> list[str]:
     """What there is to say of entries besides, one sentence for those of which it is the same."""
-    parts = []
+    base, parts = found.baseline, []
     for names, what in _alike(found, "forbidden"):
         were = "were" if len(names) > 1 else "was"
         parts.append(f"{_listed(names)} {were} not judged, as pairs differ in {what}.")
     for names, what in _alike(found, "conditions"):
         differ = "differ" if len(names) > 1 else "differs"
-        base = found.baseline
         parts.append(f"{_listed(names)} {differ} from {base} in more than the model: {what}.")
     for names, what in _alike(found, "accepted"):
         parts.append(f"It was accepted that pairs of {_listed(names)} differ in {what}.")
     for names, what in _alike(found, "said"):
         parts.append(f"To be known of {_listed(names)}: {what}.")
-    for entry in found.rulings:
-        if alone := without_partner(found.values, entry, found.baseline):
-            parts.append(
-                f"Between {entry} and {found.baseline}, seeds are without a partner: {alone}."
-            )
+    alone = {entry: without_partner(found.values, entry, base) for entry in found.rulings}
+    for names, seeds in layout.alike(alone):
+        compared = f"comparing {_listed(names)} with {base}"
+        parts.append(f"In {compared}, seeds are without a partner: {seeds}.")
     return parts
 
 

@@ -47,7 +47,7 @@ def save_ladder(folder: Path, ladder: Ladder) -> None:
     texts = {"ladder.md": f"{ladder_markdown(ladder)}\n{notes}"}
     for name, found in ladder.families.items():
         stem = name.replace(" ", "_").replace("'", "")
-        texts |= {f"{stem}.tex": latex(found), f"{stem}.txt": methods(found)}
+        texts |= {f"{stem}.tex": latex(found), f"{stem}.txt": methods(found, plan=ladder.plan)}
     _write(folder, tables, texts)
 
 

@@ -7,6 +7,7 @@ import pytest
 from detrnb.compare import at_equal_time, budget_curve, epochs_to_reach, foretold
 
 REPLICATES = list(range(200, 206))
+BUDGETS = {"double": 2.0, "half": 0.5}
 
 
 def study(noise=0.0):
@@ -20,14 +21,14 @@ def study(noise=0.0):
         index=REPLICATES,
     )
     values.loc[203:, ["half", "double"]] = np.nan  # three replicates
-    times = {"detr": 100.0, "half": 50.0, "double": 200.0, "dear": 141.421356, "cheap": 70.7106781}
+    times = {"detr": 100.0, "dear": 141.421356, "cheap": 70.7106781}
     seconds = pd.DataFrame(times | {"huge": 400.0}, index=REPLICATES)
     seconds.loc[202:] = np.nan  # steps are timed in two
     return values, seconds
 
 
 def test_budget_curve_is_of_pairs_and_in_order_of_time():
-    curve = budget_curve(*study(), "detr", ["double", "half"])
+    curve = budget_curve(study()[0], "detr", BUDGETS)
     assert curve.index.tolist() == ["half", "detr", "double"]
     assert curve["time"].tolist() == [0.5, 1.0, 2.0]
     assert curve["gain"].tolist() == pytest.approx([-0.04, 0.0, 0.04])
@@ -35,7 +36,7 @@ def test_budget_curve_is_of_pairs_and_in_order_of_time():
 
 
 def test_at_equal_time_the_baselines_own_gain_is_taken_off():
-    table = at_equal_time(*study(), "detr", ["half", "double"])
+    table = at_equal_time(*study(), "detr", BUDGETS)
     # Half a doubling dearer: of 0.06 the baseline would have had 0.02; half a halving cheaper: of
     # 0.01 it would have lost 0.02.
     assert table.loc["dear", "at_equal_time"] == pytest.approx(0.04)
@@ -46,21 +47,31 @@ def test_at_equal_time_the_baselines_own_gain_is_taken_off():
 
 def test_intervals_hold_what_replicates_differ_by():
     values, seconds = study(noise=0.01)
-    row = at_equal_time(values, seconds, "detr", ["half", "double"]).loc["dear"]
+    row = at_equal_time(values, seconds, "detr", BUDGETS).loc["dear"]
     assert row["low"] < row["at_equal_time"] < row["high"]
     reach = (row["high"] - row["low"]) / 2
     assert 0.003 < reach < 0.03
-    again = at_equal_time(values, seconds, "detr", ["half", "double"]).loc["dear"]
+    again = at_equal_time(values, seconds, "detr", BUDGETS).loc["dear"]
     assert again.equals(row)  # drawn alike each time
+
+
+def test_noise_of_timing_is_in_the_interval_at_equal_time():
+    values, seconds = study()
+    twin = values.assign(twin=values["detr"])
+    noisy = seconds.assign(twin=seconds["detr"] * pd.Series([0.8, 1.25], index=[200, 201]))
+    row = at_equal_time(twin, noisy, "detr", BUDGETS).loc["twin"]
+    gain = 0.04 * np.log2(1.25)  # what the baseline would have won, or lost, in that time
+    assert row[["low", "high"]].tolist() == pytest.approx([-gain, gain])
+    exact = at_equal_time(twin, seconds.assign(twin=seconds["detr"]), "detr", BUDGETS).loc["twin"]
+    assert exact[["low", "at_equal_time", "high"]].tolist() == pytest.approx([0.0] * 3)
 
 
 @pytest.mark.parametrize("n", [3, 6])
 def test_intervals_of_few_replicates_hold_the_truth_as_often_as_they_say(n):
     rng, held = np.random.default_rng(0), 0
-    times = pd.DataFrame({"detr": 1.0, "more": 2.0}, index=range(n))
     for _ in range(300):
         values = pd.DataFrame({"detr": 0.0, "more": rng.normal(size=n)})
-        row = budget_curve(values, times, "detr", ["more"], draws=400).loc["more"]
+        row = budget_curve(values, "detr", {"more": 2.0}, draws=400).loc["more"]
         held += row["low"] < 0 < row["high"]
     assert 0.91 < held / 300 < 0.99  # by the bootstrap alone 0.68 and 0.85
 

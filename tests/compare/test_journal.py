@@ -27,7 +27,7 @@ def study(folder, differences, seeds=6):
 
 def test_epoch_zero_compares_what_the_first_epoch_gave():
     table = epoch_zero(read_records(sorted(STUDY.iterdir())), "encoder1", "detr")
-    assert table.index.tolist() == ["train loss", "val loss", "AP", "AP50"]
+    assert table.index.tolist() == ["train loss", "val loss", "val AP", "val AP50"]
     lines = {
         entry: [read_log(STUDY / f"{entry}-s{seed}")[0] for seed in range(3)]
         for entry in ("detr", "encoder1")
@@ -41,14 +41,14 @@ def test_epoch_zero_compares_what_the_first_epoch_gave():
     reach = 4.302653 * (ours - theirs).std(ddof=1) / 3**0.5  # t of 2 degrees of freedom
     assert row["high"] - row["low"] == pytest.approx(2 * reach)
     ap = [line["test_coco_eval_bbox"][0] for line in lines["encoder1"]]
-    assert table.loc["AP", "entry"] == pytest.approx(np.mean(ap))
+    assert table.loc["val AP", "entry"] == pytest.approx(np.mean(ap))
 
 
 def test_epoch_zero_takes_only_the_seeds_that_both_have(tmp_path):
     records = study(tmp_path, {"adaptive_res": 0.1}, seeds=3)
     table = epoch_zero(records[:4], "adaptive_res", "detr")  # of the entry only seed 0
     assert table["seeds"].tolist() == [1] * 4 and table["low"].isna().all()
-    assert table.loc["AP", "baseline"] == records[0].log.loc[0, "AP"]
+    assert table.loc["val AP", "baseline"] == records[0].log.loc[0, "AP"]
     assert epoch_zero(records[:3], "adaptive_res", "detr").empty
     assert epoch_zero(records[1:4], "adaptive_res", "detr").empty
 
@@ -74,7 +74,7 @@ def test_page_of_a_whole_study_decides_on_each_idea(tmp_path):
     assert "**Decision: not applied.** Equivalent: " in third
     for part in (first, second, third):
         assert "of the toy study" in part and "over 6 pairs" in part
-        assert part.count("\n| ") == 6 and "| AP50 | 0." in part
+        assert part.count("\n| ") == 6 and "| val AP50 | 0." in part
         assert "validation AP after 2 epochs of the preset `toy`, 12,000 training images" in part
         assert "64 positions in the encoder, 3+3 layers" in part
         assert "(assumed)" in part and "By the spread measured here" in part

@@ -37,7 +37,7 @@ def plan(**changed) -> StudyPlan:
             "preset": "toy",
             "entries": (
                 entry("detr", rate=1.0),
-                entry("idea", rate=2.0),
+                entry("idea", rate=2.0, tried=(0.5, 1.0, 2.0, 4.0)),
                 entry("big", rate=1.0),
                 entry("big+idea", rate_of="big"),
                 entry("none", 3, rate_of="detr"),
@@ -138,6 +138,10 @@ def test_a_study_is_kept_as_tables_and_for_a_paper_family_by_family(whole, tmp_p
         *("joined.tex", "joined.txt", "ladder.csv", "ladder.md", "numbers.csv", "runs.csv"),
     ]
     assert there["joined.tex"].strip() == latex(found.families["joined"]).strip()
+    assert f"settled before the first of these runs (hash {plan().hash})" in there["ideas.txt"]
+    assert "0.5, 1, 2 times the preset's and further" in there["ideas.txt"]
+    assert "replicates 100 and 101, which are not compared: idea 2 times." in there["ideas.txt"]
+    assert "big+idea takes big's rate." in there["joined.txt"]
     assert there["ladder.md"].startswith(ladder_markdown(found))
     assert "\n- Times are train_time_s" in there["ladder.md"]
     assert there["numbers.csv"].count("test2017,AP,") >= len(list(plan().runs()))

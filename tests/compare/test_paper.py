@@ -108,13 +108,13 @@ def test_runs_of_a_plan_get_no_table_or_paragraph_either(tmp_path, capsys):
 
 
 def test_seeds_without_a_partner_are_named_and_what_has_no_pair_is_not_said_to_be_compared():
-    found = verdicts_of({"one": 0.05, "none": 0.05})
-    found.values.loc[0, "one"] = np.nan
+    found = verdicts_of({"one": 0.05, "none": 0.05, "two": 0.05})
+    found.values.loc[0, ["one", "two"]] = np.nan
     found.values.loc[:, "none"] = np.nan
     rulings = against(found.values, "detr")
     table = table_of(found.values, rulings)
     text = methods(Verdicts("detr", "AP", found.values, pd.DataFrame(), table, {}, rulings))
-    assert text.startswith("one was compared with detr by AP in 5 pairs of equal seed.")
-    assert "Between one and detr, seeds are without a partner: detr 0." in text
+    assert text.startswith("one and two were compared with detr by AP in 5 pairs of equal seed.")
+    assert "In comparing one and two with detr, seeds are without a partner: detr 0." in text
     assert "none shares no seed with detr, and is not compared." in text
     assert "More AP counts as better." in text
