@@ -240,8 +240,10 @@ def test_comparison_takes_any_runs_with_no_edit(tmp_path):
     root = make_checkout(tmp_path)
     output = root / "executed.ipynb"
     runs = ["data/journal/*.jsonl", "data/study/encoder_depth/detr-s0"]
-    run_notebook(root / "notebooks" / "07_compare_runs.ipynb", output, {"runs": runs})
+    parameters = {"runs": runs, "study": "none"}
+    run_notebook(root / "notebooks" / "07_compare_runs.ipynb", output, parameters)
     executed = output.read_text()
+    assert "No study to show: " in executed
     assert "No verdicts: verdicts need two entries" in executed
     assert (root / "runs" / "workbook" / "figures" / "07_curves.png").exists()
     numbers = (root / "runs" / "compare" / "numbers.csv").read_text()

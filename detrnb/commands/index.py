@@ -270,7 +270,8 @@ h2 {{ margin: .5rem 0 0; font-size: 1.2rem }}
 p {{ margin: .2rem 0 .6rem }}
 ul {{ padding-left: 1.2rem }}
 img {{ max-width: 100%; max-height: 24rem; object-fit: contain; background: white }}
-section img {{ display: block; margin: .5rem 0 }}
+section img {{ display: block; margin: .5rem 0; max-height: none }}
+section table {{ font-size: .77rem }} section td {{ white-space: nowrap }}
 pre, table, .wide {{ overflow-x: auto; max-width: 100% }}
 pre {{ white-space: pre-wrap }}
 table {{ border-collapse: collapse; font-size: .85rem; display: block; overflow-wrap: normal }}
