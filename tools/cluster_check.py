@@ -46,7 +46,9 @@ def main(folder: Path) -> None:
         assert epochs < TINY["train.epochs"], f"{name} was over before it could be disturbed"
         print(_said([*verb, f"{number}_{task}"]), f"{name}: {verb[-1]} after {epochs} epochs")
     # A task that is queued again waits two minutes, unless it is told not to.
-    _wait("the preempted task", lambda: "_2 " in _said(["squeue", "--noheader", "--format", "%i "]))
+    waiting = ["squeue", "--noheader", "--states", "PENDING", "--format", "%i"]
+    # It is completing at first.
+    _wait("the preempted task", lambda: f"{number}_2" in _said(waiting).split())
     subprocess.run(["scontrol", "update", f"JobId={number}_2", "StartTime=now"], check=False)
     _wait("the array job", _queue_is_empty)
     print(_detrnb(home, "--status"))
