@@ -271,12 +271,12 @@ p {{ margin: .2rem 0 .6rem }}
 ul {{ padding-left: 1.2rem }}
 img {{ max-width: 100%; max-height: 24rem; object-fit: contain; background: white }}
 section img {{ display: block; margin: .5rem 0; max-height: none }}
-section table {{ font-size: .77rem }} section td {{ white-space: nowrap }}
+section td {{ white-space: nowrap }}
 pre, table, .wide {{ overflow-x: auto; max-width: 100% }}
 pre {{ white-space: pre-wrap }}
 table {{ border-collapse: collapse; font-size: .85rem; display: block; overflow-wrap: normal }}
 th, td {{ padding: .2rem .5rem; text-align: right; border-bottom: 1px solid #8884 }}
-.wide table {{ font-size: .78rem }} .wide :is(th, td) {{ padding: .2rem .35rem }}
+:is(.wide, section) table {{ font-size: .78rem }} .wide :is(th, td) {{ padding: .2rem .35rem }}
 nav td {{ text-align: left; overflow-wrap: anywhere }}
 nav td:first-child {{ white-space: nowrap }}
 .about {{ font-size: .85rem; opacity: .8 }}

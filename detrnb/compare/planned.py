@@ -180,6 +180,17 @@ class StudyPlan(_Stated):
         return [entry for entry in self.entries if entry.rate_of is None]
 
     @property
+    def budgets(self) -> dict[str, float]:
+        """Entries of a settled plan that are the first one's model, trained for another length: how
+        many times as long.
+        """
+        first = self.entries[0]
+        same = [entry.label for entry in self.entries if entry.variant == first.variant]
+        epochs = {label: self.config(label, self.first).train.epochs for label in same}
+        usual = epochs[first.label]
+        return {label: count / usual for label, count in epochs.items() if count != usual}
+
+    @property
     def parts(self) -> dict[str, str]:
         """By entry the part that it changes, which gives its colour; or that it joins changes, or
         is a control.

@@ -56,6 +56,7 @@ def test_entries_of_a_replicate_share_all_but_their_change_rate_and_length():
         assert config.train.seed == (1203 if entry.label == "twin" else 203)
         assert config.train.lr == base.train.lr * (2 if "conditional" in entry.label else 1)
     assert plan.config("detr_9_epochs", 200).train.epochs == 9
+    assert plan.budgets == {"detr_3_epochs": 0.5, "detr_9_epochs": 1.5, "detr_12_epochs": 2.0}
     joined = plan.config("conditional+efficient_attention_position", 200).model
     assert joined.variant == "conditional+efficient_attention"
     assert joined.options["efficient_attention"]["query_softmax"] == "position"
